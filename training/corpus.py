@@ -1,0 +1,198 @@
+"""The synthetic corpus: items, spoken answers and spoken questions, in resumable shards.
+
+A shard is one ``.npz`` (PCM16 and offsets) that is a pure function of (seed, shard index); a run that
+was stopped goes on with the first missing shard. Everything lands under ``work/nano/corpus``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.domain import Item, Spoken, held_out_items, speak_sentences, training_items
+
+SHARD = 250
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Sizes and seeds. ``kokoro_shards`` of the question shards are rendered by Kokoro, the slow teacher."""
+
+    items: int = 30000
+    speak: int = 7000
+    kokoro_items: int = 1250
+    seed: int = 20260
+
+
+def save_shard(path: Path, clips: list[NDArray[np.float32]], **extra: list[NDArray[np.float32]]) -> None:
+    """Clips as PCM16 with offsets; each ``extra`` list alike in float16. Written whole or not at all."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "pcm": np.concatenate([(np.clip(c, -1, 1) * 32767).astype(np.int16) for c in clips]),
+        "offsets": np.cumsum([0] + [len(c) for c in clips]),
+    }
+    for name, rows in extra.items():
+        arrays[name] = np.concatenate([r.astype(np.float16) for r in rows])
+        arrays[name + "_offsets"] = np.cumsum([0] + [len(r) for r in rows])
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording: PCM float32, its text, who said it, and for answers the F0 it was made from (Hz per 12.5 ms)."""
+
+    pcm: NDArray[np.float32]
+    text: str
+    voice: str
+    style: str | None = None
+    f0: NDArray[np.float32] | None = None
+
+
+class Corpus:
+    """Reads what the stages wrote. ``items[i]`` was asked in ``question(i)``; ``answers`` maps a Spoken to a row."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.items = load_items(folder / "items.jsonl")
+        self.spoken = [Spoken(**json.loads(line)) for line in (folder / "spoken.jsonl").read_text().splitlines()]
+        self.row = {spoken: row for row, spoken in enumerate(self.spoken)}
+
+    def answers(self, shard: int) -> Iterator[tuple[Spoken, NDArray[np.float32], NDArray[np.float32]]]:
+        """(spoken, 24 kHz PCM, F0) of one shard."""
+        data = np.load(self.folder / "answers" / f"{shard:04d}.npz")
+        for k, spoken in enumerate(self.spoken[shard * SHARD : (shard + 1) * SHARD]):
+            yield spoken, clip(data, "pcm", k).astype(np.float32) / 32768, clip(data, "f0", k).astype(np.float32)
+
+    def questions(self, name: str, shard: int) -> Iterator[tuple[int, NDArray[np.float32], str]]:
+        """(item index, 16 kHz PCM, voice) of one shard of the ``name`` set."""
+        data = np.load(self.folder / name / f"{shard:04d}.npz")
+        meta = json.loads((self.folder / name / f"{shard:04d}.json").read_text())
+        for k, (index, voice) in enumerate(meta):
+            yield index, clip(data, "pcm", k).astype(np.float32) / 32768, voice
+
+    def shards(self, name: str) -> list[int]:
+        return sorted(int(p.stem) for p in (self.folder / name).glob("????.npz"))
+
+
+def clip(data: np.lib.npyio.NpzFile, name: str, k: int) -> NDArray[np.generic]:
+    offsets = data["offsets" if name == "pcm" else name + "_offsets"]
+    if name not in _CACHE or _CACHE[name][0] is not data:
+        _CACHE[name] = (data, data[name])
+    row: NDArray[np.generic] = _CACHE[name][1][offsets[k] : offsets[k + 1]]
+    return row
+
+
+_CACHE: dict[str, tuple[object, NDArray[np.generic]]] = {}
+
+
+def load_items(path: Path) -> list[Item]:
+    items = []
+    for line in path.read_text("utf-8").splitlines():
+        raw = json.loads(line)
+        raw["answer"] = tuple(Spoken(**spoken) for spoken in raw["answer"])
+        items.append(Item(**raw))
+    return items
+
+
+def write_texts(folder: Path, config: CorpusConfig) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    items = training_items(config.items, config.seed)
+    spoken = {s: None for item in items for s in item.answer}
+    spoken |= {s: None for item in items for a in item.answer for s in [Spoken(a.text)]}
+    spoken |= {s: None for s in speak_sentences(config.speak, config.seed + 1)}
+    for name, rows in (("items", items), ("spoken", list(spoken))):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
+
+
+def answer_shard(folder: Path, shard: int) -> None:
+    path = folder / "answers" / f"{shard:04d}.npz"
+    if path.exists():
+        return
+    from training.voices import AnswerVoice
+
+    voice = _once("answer", AnswerVoice)
+    spoken = Corpus(folder).spoken[shard * SHARD : (shard + 1) * SHARD]
+    rendered = [voice(s.text, s.style) for s in spoken]
+    save_shard(path, [r.pcm for r in rendered], f0=[r.f0 for r in rendered])
+
+
+def question_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
+    """Questions of items ``shard·250 …`` in mixed voices: heart warped 58 %, flite 27 %, festival 15 %."""
+    path = folder / "questions" / f"{shard:04d}.npz"
+    if path.exists():
+        return
+    from training.voices import FestivalQuestions, FliteQuestions, HeartQuestions
+
+    heart, flite, festival = (_once(t.__name__, t) for t in (HeartQuestions, FliteQuestions, FestivalQuestions))
+    rng = np.random.default_rng([config.seed, 1, shard])
+    indices = range(shard * SHARD, min((shard + 1) * SHARD, config.items))
+    items = load_items(folder / "items.jsonl")
+    who = rng.choice(3, len(indices), p=[0.58, 0.27, 0.15])
+    festivals = [i for i, w in zip(indices, who, strict=True) if w == 2]
+    spoken = dict(zip(festivals, festival.batch([items[i].question for i in festivals], rng), strict=True))
+    for i, w in zip(indices, who, strict=True):
+        if w < 2:
+            spoken[i] = (heart, flite)[w](items[i].question, rng)
+    save_questions(path, spoken, list(indices))
+
+
+def kokoro_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
+    path = folder / "kokoro" / f"{shard:04d}.npz"
+    if path.exists():
+        return
+    from training.voices import KokoroQuestions
+
+    voice = _once("kokoro", KokoroQuestions)
+    rng = np.random.default_rng([config.seed, 2, shard])
+    items = load_items(folder / "items.jsonl")
+    chosen = [int(i) for i in rng.choice(config.items, 50, replace=False)]
+    save_questions(path, {i: voice(items[i].question, rng) for i in chosen}, chosen)
+
+
+def save_questions(path: Path, spoken: dict[int, tuple[NDArray[np.float32], str]], order: list[int]) -> None:
+    save_shard(path, [spoken[i][0] for i in order])
+    path.with_suffix(".json").write_text(json.dumps([[i, spoken[i][1]] for i in order]))
+
+
+_MADE: dict[str, object] = {}
+
+
+def _once(name: str, make):  # type: ignore[no-untyped-def]
+    """One teacher a process: loading takes longer than a sentence."""
+    if name not in _MADE:
+        _MADE[name] = make()
+    return _MADE[name]
+
+
+def _job(job: tuple[str, Path, int, CorpusConfig]) -> str:
+    name, folder, shard, config = job
+    {"answers": lambda: answer_shard(folder, shard), "questions": lambda: question_shard(folder, shard, config),
+     "kokoro": lambda: kokoro_shard(folder, shard, config)}[name]()  # fmt: skip
+    return f"{name} {shard}"
+
+
+def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes: int) -> None:
+    """Makes every missing shard of ``parts``."""
+    if not (folder / "spoken.jsonl").exists():
+        write_texts(folder, config)
+    spoken = len((folder / "spoken.jsonl").read_text().splitlines())
+    counts = {"answers": -(-spoken // SHARD), "questions": -(-config.items // SHARD), "kokoro": config.kokoro_items // 50}
+    for part in parts:
+        (folder / part).mkdir(exist_ok=True)
+    jobs = [(part, folder, shard, config) for part in parts for shard in range(counts[part])]
+    with get_context("spawn").Pool(processes) as pool:
+        for done, what in enumerate(pool.imap_unordered(_job, jobs), 1):
+            print(f"{done}/{len(jobs)} {what}", flush=True)
+
+
+if __name__ == "__main__":
+    build(Path("work/nano/corpus"), CorpusConfig(), tuple(sys.argv[1].split(",")), int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Plain torch networks with upstream tensor names; they know nothing of devices, services or parallelism."""

@@ -17,14 +17,8 @@ Task = Literal["answer", "transcript", "speak", "continue"]
 def _inside_bundle(path: str) -> str:
     """A file's name in a bundle: relative, POSIX, without a step upwards."""
     pure = PurePosixPath(path)
-    if (
-        not path
-        or "\\" in path
-        or "\0" in path
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or str(pure) != path
-    ):
+    plain = pure.parts and str(pure) == path and "\\" not in path and "\0" not in path
+    if not plain or pure.is_absolute() or ".." in pure.parts:
         raise PydanticCustomError("path", "a path inside the bundle such as 'flow.safetensors'")
     if path == MANIFEST_NAME:
         raise PydanticCustomError("path", "a file other than the manifest itself")

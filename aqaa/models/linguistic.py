@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aqaa.errors import StateError
+from aqaa.errors import BundleUnsupported, StateError
 
 _TILE_ROWS = 8  # rows per distance product: a fixed shape, so neighbours cannot change a row's rounding
 
@@ -28,9 +28,11 @@ _TILE_ROWS = 8  # rows per distance product: a fixed shape, so neighbours cannot
 class LinguisticConfig:
     """Sizes of the encoder. A frame is one low-frame-rate feature row (60 ms for the public checkpoint).
 
+    Raises BundleUnsupported for sizes that make no encoder.
+
     The public checkpoint: dim 512, heads 4, ff_dim 2048, blocks 50, the defaults elsewhere.
-    ``dropout`` acts in training mode only: after the positions, on attention weights, on the FSMN memory, in
-    the feed-forward and on both residual branches.
+    ``dropout`` acts in training mode only: after the positions, on attention weights, inside the feed-forward
+    and on both residual branches.
     """
 
     dim: int
@@ -48,20 +50,28 @@ class LinguisticConfig:
     def __post_init__(self) -> None:
         for name in ("dim", "heads", "ff_dim", "blocks", "input_dim", "chunk_frames"):
             if getattr(self, name) < 1:
-                raise ValueError(f"LinguisticConfig.{name} is {getattr(self, name)}, expected at least 1")
+                raise BundleUnsupported(
+                    f"LinguisticConfig.{name} is {getattr(self, name)}, expected at least 1"
+                )
         for name in ("overlap_frames", "look_back_chunks"):
             if getattr(self, name) < 0:
-                raise ValueError(f"LinguisticConfig.{name} is {getattr(self, name)}, expected at least 0")
+                raise BundleUnsupported(
+                    f"LinguisticConfig.{name} is {getattr(self, name)}, expected at least 0"
+                )
         if self.dim % self.heads:
-            raise ValueError(
+            raise BundleUnsupported(
                 f"LinguisticConfig.dim is {self.dim}, expected a multiple of heads = {self.heads}"
             )
         if self.input_dim % 2:
-            raise ValueError(f"LinguisticConfig.input_dim is {self.input_dim}, expected an even number")
+            raise BundleUnsupported(
+                f"LinguisticConfig.input_dim is {self.input_dim}, expected an even number"
+            )
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"LinguisticConfig.kernel_size is {self.kernel_size}, expected an odd number")
+            raise BundleUnsupported(
+                f"LinguisticConfig.kernel_size is {self.kernel_size}, expected an odd number"
+            )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"LinguisticConfig.dropout is {self.dropout}, expected 0 <= dropout < 1")
+            raise BundleUnsupported(f"LinguisticConfig.dropout is {self.dropout}, expected 0 <= dropout < 1")
 
     @property
     def window_frames(self) -> int:
@@ -127,12 +137,13 @@ class SanmAttention(nn.Module):
         Written as one banded (W, W) matrix per channel: the sums of the convolution ``fsmn_block``, with a
         backward pass that is several times faster on a CPU at these short windows.
         """
-        w = v_BCWD.shape[-2]
+        b, c, w, d = v_BCWD.shape
         reach = w - 1 - self.fsmn_block.kernel_size[0] // 2
         taps_DJ = F.pad(self.fsmn_block.weight[:, 0], (reach, reach))
-        band_DWV = taps_DJ.unfold(1, w, 1).flip(1)
-        filtered_BCWD = torch.einsum("bcvd,dwv->bcwd", v_BCWD, band_DWV)
-        return F.dropout(filtered_BCWD + v_BCWD, self.dropout, self.training)
+        band_DWW = taps_DJ.unfold(1, w, 1).flip(1)
+        v_DWN = v_BCWD.reshape(b * c, w, d).permute(2, 1, 0)
+        filtered_DWN = band_DWW.contiguous() @ v_DWN.contiguous()
+        return filtered_DWN.permute(2, 1, 0).reshape(b, c, w, d) + v_BCWD
 
 
 class FeedForward(nn.Module):

@@ -71,6 +71,12 @@ def kaldi_fbank(pcm: npt.ArrayLike, options: FbankOptions) -> Float32:
     return _Fbank.of(options)(as_pcm(pcm))
 
 
+def xvector_features(pcm: npt.ArrayLike) -> Float32:
+    """What CAM++ sees: fbank of (n,) float PCM at 16 kHz minus its mean over time, (T, 80) float32."""
+    fbank = kaldi_fbank(pcm, CAMPPLUS)
+    return fbank - fbank.mean(axis=0, dtype=np.float64).astype(np.float32) if len(fbank) else fbank
+
+
 class StreamingFbank:
     """``kaldi_fbank`` of a signal that arrives in pieces.
 

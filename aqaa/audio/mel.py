@@ -1,8 +1,8 @@
-"""Mel filter banks (Kaldi's and Slaney's) and a projection whose rows never depend on their neighbours."""
+"""Mel filter banks (Kaldi's and Slaney's) and spectra whose rows never depend on their neighbours."""
 
 import numpy as np
 
-from aqaa.audio.frames import Float64
+from aqaa.audio.frames import BLOCK, Float32, Float64, split_frames
 
 
 def kaldi_mel_basis(rate: int, n_fft: int, n_mels: int, low_hz: float, high_hz: float) -> Float64:
@@ -71,4 +71,36 @@ class MelProjection:
         mel = np.zeros((len(spectrum), self.n_mels))
         for bins, weights in zip(self._bins, self._weights, strict=True):
             mel += spectrum[:, bins] * weights
+        return mel
+
+
+def hann(length: int) -> Float64:
+    """The periodic Hann window, (length,)."""
+    window: Float64 = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    return window
+
+
+class MelSpectrogram:
+    """Mel bands of Hann-windowed frames, before any logarithm; a row depends on its own frame only.
+
+    Bands are of power, or of magnitude ``sqrt(power + 1e-9)`` (matcha). A window shorter than the FFT
+    stands in its middle.
+    """
+
+    def __init__(self, basis: Float64, hop: int, window: int, magnitude: bool = False) -> None:
+        self.n_fft = 2 * (basis.shape[1] - 1)
+        self.hop = hop
+        left = (self.n_fft - window) // 2
+        self._window = np.pad(hann(window), (left, self.n_fft - window - left))
+        self._project = MelProjection(basis)
+        self._magnitude = magnitude
+
+    def __call__(self, pcm: Float32) -> Float64:
+        """The frames that fit wholly inside (n,) float32 PCM: (T, n_mels) float64."""
+        frames = split_frames(pcm, self.n_fft, self.hop)
+        mel = np.empty((len(frames), self._project.n_mels))
+        for start in range(0, len(frames), BLOCK):
+            spectrum = np.fft.rfft(frames[start : start + BLOCK] * self._window, axis=1)
+            bins = spectrum.real**2 + spectrum.imag**2
+            mel[start : start + BLOCK] = self._project(np.sqrt(bins + 1e-9) if self._magnitude else bins)
         return mel

@@ -3,7 +3,7 @@
 from aqaa.bundle.checksums import State, Verdict
 from aqaa.bundle.manifest import MANIFEST_VERSION, Manifest, parse_manifest
 from aqaa.bundle.schema import MANIFEST_NAME
-from aqaa.bundle.store import Bundle, Report, check_bundle, write_manifest
+from aqaa.bundle.store import Bundle, Report, check_bundle, read_manifest, write_manifest
 
 __all__ = [
     "MANIFEST_NAME",
@@ -15,5 +15,6 @@ __all__ = [
     "Verdict",
     "check_bundle",
     "parse_manifest",
+    "read_manifest",
     "write_manifest",
 ]

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from pydantic_core import PydanticCustomError
 
 from aqaa.bundle.kinds import KINDS, Role, kinds_of
+from aqaa.tokens.groups import Ratios
+from aqaa.tokens.ids import IdLayout
 
 MANIFEST_NAME = "manifest.json"
 
@@ -53,35 +55,36 @@ class Section(BaseModel):
 
 
 class Layout(Section):
-    """Where each token class lies in the vocabulary, and the ratios of group and block."""
+    """Where each token class lies in the vocabulary, and how many of each make a group and a block."""
 
     audio_base: Count
     linguistic_codes: Count
     semantic_codes: Count
     vocab_size: Count
-    group_linguistic: Count = 2
-    group_semantic: Count = 3
-    block_text: Count = 10
+    group_linguistic: Whole = 2
+    group_semantic: Whole = 3
+    block_text: Whole | None = 10
+    """Text tokens a block; null puts all text before all speech."""
     block_groups: Count = 3
 
     @property
-    def semantic_base(self) -> int:
-        """The id of semantic code 0."""
-        return self.audio_base + self.linguistic_codes
+    def ids(self) -> IdLayout:
+        """The same ranges as the token code knows them."""
+        return IdLayout(self.audio_base, self.linguistic_codes, self.semantic_codes, self.vocab_size)
 
     @property
-    def audio_end(self) -> int:
-        """One past the last audio id; ids from here to ``vocab_size`` are unused rows."""
-        return self.semantic_base + self.semantic_codes
+    def ratios(self) -> Ratios:
+        """The same ratios as the token code knows them."""
+        return Ratios(self.block_text, self.group_linguistic, self.group_semantic, self.block_groups)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.vocab_size < self.audio_end:
+    def _accepted_by_the_token_code(self) -> Self:
+        try:
+            _ = self.ids, self.ratios
+        except ValueError as error:
             raise PydanticCustomError(
-                "layout",
-                "vocab_size of at least audio_base + linguistic_codes + semantic_codes = {end}",
-                {"end": self.audio_end},
-            )
+                "layout", "a layout that holds: {reason}", {"reason": str(error)}
+            ) from None
         return self
 
 

@@ -153,6 +153,15 @@ def write_manifest(root: Path, fields: Mapping[str, Any], *, licences: Mapping[s
     return manifest
 
 
+def read_manifest(root: Path) -> Manifest:
+    """The manifest alone, its files unverified: enough to know what the bundle accepts.
+
+    Raises:
+        BundleError: it is missing or cannot be read; its subclasses say why.
+    """
+    return _read_manifest(root)[0]
+
+
 def _read_manifest(root: Path) -> tuple[Manifest, bytes]:
     path = root / MANIFEST_NAME
     try:

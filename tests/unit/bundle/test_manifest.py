@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aqaa.bundle.manifest import Manifest, dump_manifest, parse_manifest
 from aqaa.errors import BundleCorrupt, BundleError, BundleUnsupported
+from aqaa.tokens.groups import Ratios
 
 ENTRY = {"sha256": "0" * 64, "bytes": 1, "licence": "Apache-2.0"}
 
@@ -47,7 +48,8 @@ def test_null_inside_a_module_config_survives(whole: dict[str, Any]) -> None:
 def test_derived_figures_follow_the_stated_ones(whole: dict[str, Any]) -> None:
     manifest = parse(whole)
     assert manifest.frames_per_group == 12
-    assert (manifest.layout.semantic_base, manifest.layout.audio_end) == (1624, 5720)
+    assert manifest.layout.ids.semantic_range == (1624, 5720)
+    assert manifest.layout.ratios == Ratios(text=10, linguistic=2, semantic=3, groups=3)
 
 
 def test_a_public_vocoder_has_a_fractional_number_of_frames_a_group(whole: dict[str, Any]) -> None:
@@ -105,7 +107,7 @@ def test_an_unknown_or_misplaced_module_kind_is_unsupported(
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("layout.vocab_size", 5719, "vocab_size of at least .* = 5720"),
+        ("layout.vocab_size", 5719, "vocab_size is 5719, expected at least 5720"),
         ("tokenizer.hop_samples", 2000, "multiple of 1920"),
         ("vocoder.tiles.schedule", [], "schedule"),
         ("vocoder.tiles.shapes", [7, 10, 15], "holds the largest tile with its context: 16 groups"),

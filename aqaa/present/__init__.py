@@ -1,0 +1,1 @@
+"""What a person sees of an answer: the terminal's tables and the picture. No torch, and no engine."""

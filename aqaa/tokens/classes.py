@@ -46,7 +46,7 @@ class ClassRanges:
     """The ids of each token class in one bundle.
 
     ``text`` holds the ids that answers may show: no control piece, no style, no marker. ``styles`` may be
-    empty. Raises ValueError when two classes share an id or an id lies outside the text vocabulary.
+    empty. Raises ValueError when two classes share an id or an id lies outside the vocabulary.
     """
 
     layout: IdLayout
@@ -62,9 +62,7 @@ class ClassRanges:
         object.__setattr__(self, "styles", tuple(int(style) for style in self.styles))
         classes = np.full(self.layout.vocab_size, _NO_CLASS, np.uint8)
         for token_class in TokenClass:
-            legal = self.layout.text_range
-            if token_class is TokenClass.LINGUISTIC or token_class is TokenClass.SEMANTIC:
-                legal = self.layout.audio_range
+            legal = (0, self.layout.vocab_size)
             previous = legal[0]
             for low, high in self.of(token_class):
                 name = token_class.name.lower()

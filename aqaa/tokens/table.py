@@ -136,11 +136,19 @@ def _groups(rows: Rows, ratios: Ratios, name: str, closed: dict[TokenClass, str]
 
 def _indexed(task: Task, rows: Rows, starts: Mapping[StartMode, str]) -> Table:
     rows["done"] = {}
-    names = sorted(rows, key=lambda name: (not name.startswith("start"), name == "done"))
-    number = {name: index for index, name in enumerate(names)}
+    number: dict[str, int] = {}
+
+    def visit(name: str) -> None:
+        """Numbers the states depth first, in about the order in which a sequence meets them."""
+        if name not in number:
+            number[name] = len(number)
+            for after in rows[name].values():
+                visit(after)
+
+    for name in starts.values():
+        visit(name)
     following = tuple(
-        tuple(number[rows[name][c]] if c in rows[name] else ILLEGAL for c in TokenClass) for name in names
+        tuple(number[rows[name][c]] if c in rows[name] else ILLEGAL for c in TokenClass) for name in number
     )
-    return Table(
-        task, tuple(names), following, {mode: number[name] for mode, name in starts.items()}, number["done"]
-    )
+    entries = {mode: number[name] for mode, name in starts.items()}
+    return Table(task, tuple(number), following, entries, number["done"])

@@ -24,9 +24,9 @@ _SPACE = "\u2581"
 class TextVocabulary:
     """The text half of a bundle's vocabulary.
 
-    ``model`` is a serialised SentencePiece model. Its control pieces are never produced from text, and neither
-    are the pieces named in ``controls`` nor user-defined pieces that look like a marker (``<…>``): a caller
-    who types ``<audio_end>`` gets its letters. Raises BundleUnsupported when the model cannot be read.
+    ``model`` is a serialised SentencePiece model. Its control pieces are never produced from text, nor are
+    the pieces named in ``controls`` and user-defined pieces that look like a marker (``<…>``): a caller who
+    types ``<audio_end>`` gets its letters. Raises BundleUnsupported when the model cannot be read.
 
     >>> vocabulary = TextVocabulary.load(bundle / "tokenizer.model")
     >>> vocabulary.decode(vocabulary.encode("hello"))
@@ -47,7 +47,7 @@ class TextVocabulary:
 
     @classmethod
     def load(cls, path: Path, controls: Iterable[str] = ()) -> "TextVocabulary":
-        """The vocabulary in a ``tokenizer.model`` file. Raises BundleError when it is missing or unreadable."""
+        """The vocabulary in a ``tokenizer.model`` file. Raises BundleError when it cannot be read."""
         try:
             model = path.read_bytes()
         except OSError as error:
@@ -75,7 +75,7 @@ class TextVocabulary:
         """Text to ids; no control piece can come out of it.
 
         ``prefix=False`` leaves out the space that SentencePiece may put before the first word (its dummy
-        prefix), for text that goes on where other text stopped. Raises InvalidToken for text that is not Unicode.
+        prefix), for text that goes on where other text stopped. Raises InvalidToken for a lone surrogate.
         """
         try:
             text.encode()
@@ -153,7 +153,7 @@ def class_ranges(
     """
     if vocabulary.size > layout.audio_base:
         raise BundleError(
-            f"the text vocabulary has {vocabulary.size} pieces, expected at most audio_base {layout.audio_base}"
+            f"the text vocabulary has {vocabulary.size} pieces, expected at most {layout.audio_base} (audio_base)"
         )
     markers = [vocabulary.piece_id(name) for name in (audio_start, audio_end, eot)]
     style_ids = tuple(vocabulary.piece_id(name) for name in styles)

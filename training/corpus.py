@@ -24,11 +24,11 @@ SHARD = 250
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes and seeds. ``kokoro_shards`` of the question shards are rendered by Kokoro, the slow teacher."""
+    """Sizes and seeds. ``kokoro_items`` questions are rendered once more by Kokoro, the slow teacher."""
 
     items: int = 30000
     speak: int = 7000
-    kokoro_items: int = 1250
+    kokoro_items: int = 900
     seed: int = 20260
 
 

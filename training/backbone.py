@@ -1,0 +1,310 @@
+"""Stages 5 and 6: the backbone, pre-trained on speech and text, then tuned on questions and answers.
+
+Pre-training (Step-Audio-AQAA's stage 3 at nano's size) mixes transcription, speaking, interleaved answers
+without their question, and continuation. SFT-1 is AQTA + AQTAA: each packed sequence learns the spoken
+answer and the transcript of one question. Loss on responses only, taken apart as the engine samples: first
+which class comes next, where the grammar leaves a choice, then which token of that class.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aqaa.models.nano_semantic import ScalarQuantizer
+from aqaa.models.step1 import Step1, Step1Config, alibi_bias, branch_mask
+from aqaa.tokens.classes import TokenClass
+from training.loop import LoopConfig, fit
+from training.sequences import Language, Questions, Sequence, Targets, answer_prefix, pack, text_prefix
+from training.speech import corpus_at
+from training.tokens import GroupTable
+
+LEVELS = (8, 8, 8, 8)
+SLOPES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.0625, 0.0)
+
+
+@dataclass(frozen=True)
+class BackboneTraining:
+    """``text``, ``decision``, ``linguistic``, ``semantic`` weigh the losses; ``smoothing`` is the mass a semantic
+    target gives to its eight neighbours in the scalar quantiser."""
+
+    hidden: int = 256
+    feed_forward: int = 768
+    heads: int = 8
+    kv_groups: int = 4
+    layers: int = 6
+    tokens: int = 4096  # positions a batch, padding included
+    text: float = 3.0
+    decision: float = 3.0
+    linguistic: float = 1.0
+    semantic: float = 0.7
+    smoothing: float = 0.15
+    pretraining: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=5000, lr=1.5e-3, warmup=300, final=0.4, weight_decay=0.05, betas=(0.9, 0.95), seed=51
+        )
+    )
+    tuning: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=9000, lr=1.0e-3, warmup=100, final=0.03, weight_decay=0.05, betas=(0.9, 0.95), seed=52
+        )
+    )
+
+
+def step1_config(language: Language, config: BackboneTraining) -> Step1Config:
+    return Step1Config(
+        hidden_size=config.hidden,
+        intermediate_size=config.feed_forward,
+        num_attention_heads=config.heads,
+        num_attention_groups=config.kv_groups,
+        num_hidden_layers=config.layers,
+        vocab_size=language.layout.vocab_size,
+        max_seq_len=2048,
+        alibi_slopes=SLOPES,
+    )
+
+
+class CodedBackbone(nn.Module):
+    """step1 whose audio rows are a free row plus what the code means: its centroid, or its four levels.
+
+    Codes that sound alike start out alike. ``fold`` writes the sums into plain ``embed_tokens`` and ``lm_head``.
+    """
+
+    def __init__(self, language: Language, config: BackboneTraining, centroids: Tensor) -> None:
+        super().__init__()
+        self.language_low = language.low
+        self.base = language.layout.audio_base
+        self.step1 = Step1(step1_config(language, config))
+        d = config.hidden
+        for name, parameter in self.step1.named_parameters():
+            if parameter.ndim > 1:
+                deep = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5 if deep else 0.02)
+        digits = ScalarQuantizer(LEVELS).decode(torch.arange(4096))
+        self.register_buffer("digits", ((digits + 1) * 3.5).round().long(), persistent=False)
+        self.register_buffer("centroids", F.normalize(centroids - centroids.mean(0), dim=1) * 4, persistent=False)
+        self.levels_in, self.levels_out = (nn.Parameter(torch.randn(4, 8, d) * 0.02) for _ in range(2))
+        self.sound_in, self.sound_out = (nn.Linear(centroids.shape[1], d, bias=False) for _ in range(2))
+        for layer in (self.sound_in, self.sound_out):
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def structured(self, free: Tensor, sound: nn.Linear, levels: Tensor) -> Tensor:
+        """The (vocab, d) table: text rows as they are, audio rows with their meaning added."""
+        word = sound(self.centroids)
+        colour = sum(levels[k][self.digits[:, k]] for k in range(4))
+        end = self.language_low + len(self.digits)
+        return torch.cat((free[: self.base], free[self.base : self.language_low] + word,
+                          free[self.language_low : end] + colour, free[end:]))  # fmt: skip
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        embed = self.structured(self.step1.model.embed_tokens.weight, self.sound_in, self.levels_in)
+        head = self.structured(self.step1.lm_head.weight, self.sound_out, self.levels_out)
+        return embed, head
+
+    def fold(self) -> dict[str, Tensor]:
+        """A plain step1 state dict."""
+        state = dict(self.step1.state_dict())
+        with torch.no_grad():
+            state["model.embed_tokens.weight"], state["lm_head.weight"] = self.tables()
+        return state
+
+
+class Loss:
+    """Class decision and token losses of a packed batch."""
+
+    def __init__(self, language: Language, config: BackboneTraining) -> None:
+        self.config, self.low = config, language.low
+        self.semantic_only = 1 << TokenClass.SEMANTIC
+        self.low_classes = [c for c in TokenClass if c is not TokenClass.SEMANTIC]
+        class_of = torch.full((language.low,), -1)
+        for token_class in self.low_classes:
+            for start, stop in language.ranges.of(token_class):
+                class_of[start:stop] = int(token_class)
+        self.class_of = class_of
+        digits = ScalarQuantizer(LEVELS)
+        codes = torch.arange(4096)
+        values = ((digits.decode(codes) + 1) * 3.5).round().long()
+        near = []
+        for k in range(4):
+            for step in (-1, 1):
+                other = values.clone()
+                other[:, k] = (other[:, k] + step).clamp(0, 7)
+                near.append((other * digits.radix).sum(-1))
+        self.neighbours = torch.stack(near, 1)
+
+    def __call__(self, hidden_ND: Tensor, head: Tensor, target_N: Tensor, legal_N: Tensor) -> dict[str, Tensor]:
+        c = self.config
+        sound = legal_N == self.semantic_only
+        logits = hidden_ND[sound] @ head[self.low : self.low + 4096].T
+        log_probs = logits.float().log_softmax(-1)
+        code = target_N[sound] - self.low
+        exact = -log_probs.gather(1, code[:, None])[:, 0]
+        near = -log_probs.gather(1, self.neighbours[code]).mean(1)
+        semantic = ((1 - c.smoothing) * exact + c.smoothing * near).mean()
+
+        low, goal, legal = (hidden_ND[~sound] @ head[: self.low].T).float(), target_N[~sound], legal_N[~sound]
+        scores = []
+        for token_class in TokenClass:
+            if token_class is TokenClass.SEMANTIC:
+                scores.append(torch.full((len(low),), -torch.inf))
+            else:
+                scores.append(low[:, self.class_of == int(token_class)].logsumexp(1))
+        by_class = torch.stack(scores, 1)
+        allowed = (legal[:, None] >> torch.arange(len(TokenClass))) & 1 == 1
+        decision_all = by_class.masked_fill(~allowed, -torch.inf).log_softmax(1)
+        goal_class = self.class_of[goal]
+        choice = allowed.sum(1) > 1
+        decision = -decision_all.gather(1, goal_class[:, None])[:, 0]
+        inside = by_class.gather(1, goal_class[:, None])[:, 0] - low.gather(1, goal[:, None])[:, 0]
+        is_text, is_word = goal_class == int(TokenClass.TEXT), goal_class == int(TokenClass.LINGUISTIC)
+        named = {
+            "decision": decision[choice].mean(),
+            "text": inside[is_text].mean(),
+            "linguistic": inside[is_word].mean() if bool(is_word.any()) else low.sum() * 0,
+            "semantic": semantic if bool(sound.any()) else low.sum() * 0,
+        }
+        # Every position counts by its own weight, so that a batch of transcripts is no heavier than it is long.
+        weight = c.text * is_text + c.linguistic * is_word
+        numerator = (c.decision * decision[choice]).sum() + (weight * inside).sum()
+        denominator = c.decision * choice.sum() + weight.sum() + c.semantic * sound.sum()
+        if bool(sound.any()):
+            numerator = numerator + c.semantic * semantic * sound.sum()
+        with torch.no_grad():
+            right = (low.masked_fill(self.class_of != int(TokenClass.TEXT), -torch.inf).argmax(1) == goal)[is_text]
+            named["text_right"] = right.float().mean()
+        return {"total": numerator / denominator, **named}
+
+
+def collate(rows: list[Sequence]) -> dict[str, Tensor]:
+    size = -(-max(len(r.ids) for r in rows) // 16) * 16
+    out = {}
+    for name, fill in (("ids", 0), ("positions", 0), ("branch", 0), ("target", -1), ("legal", 0)):
+        table = np.full((len(rows), size), fill, np.int64)
+        for k, row in enumerate(rows):
+            table[k, : len(row.ids)] = getattr(row, name)
+        if name in ("positions", "branch"):
+            for k, row in enumerate(rows):  # padding sees itself and is seen by none
+                table[k, len(row.ids) :] = 0 if name == "positions" else 9
+        out[name] = torch.from_numpy(table)
+    return out
+
+
+class Data:
+    """Draws packed batches of one kind of work each, sequences of like length together."""
+
+    def __init__(self, folder: Path, config: BackboneTraining) -> None:
+        corpus, _ = corpus_at(str(folder))
+        self.config = config
+        self.language = Language(folder / "text.model")
+        self.items = corpus.items
+        self.spoken = corpus.spoken
+        self.answers = GroupTable(folder / "tokens" / "answers.npz")
+        table = GroupTable(folder / "tokens" / "questions.npz")
+        self.item_of = table.extra["items"]
+        self.questions = Questions(self.language, table)
+        self.targets = Targets(self.language, corpus.row, self.answers)
+        answer_groups = np.diff(self.answers.offsets)
+        lengths = np.diff(table.offsets) + np.array(
+            [sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items]
+        )[self.item_of]
+        self.by_length = np.argsort(lengths + np.random.default_rng(0).uniform(0, 4, len(lengths)), kind="stable")
+        self.by_question = np.argsort(np.diff(table.offsets), kind="stable")
+        self.by_answer = np.argsort(answer_groups, kind="stable")
+
+    def neighbours(self, order: np.ndarray, size: int, rng: np.random.Generator) -> list[int]:
+        start = int(rng.integers(0, len(order) - size))
+        return [int(i) for i in order[start : start + size]]
+
+    def filled(self, order: np.ndarray, make, rng: np.random.Generator) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
+        """As many sequences of like length as fit into a batch."""
+        start = int(rng.integers(0, len(order)))
+        rows: list[Sequence] = []
+        while True:
+            row = make(int(order[(start + len(rows)) % len(order)]))
+            longest = max([len(row.ids), *(len(r.ids) for r in rows)])
+            if rows and longest * (len(rows) + 1) > self.config.tokens:
+                return collate(rows)
+            rows.append(row)
+
+    def turns(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        def make(row: int) -> Sequence:
+            item = self.items[self.item_of[row]]
+            prefix = self.questions.prefix(row, rng)
+            return pack(prefix, [self.targets.answer(item.answer), self.targets.transcript(item.question)])
+
+        return self.filled(self.by_length, make, rng)
+
+    def transcripts(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        def make(row: int) -> Sequence:
+            text = self.items[self.item_of[row]].question
+            return pack(self.questions.prefix(row, rng), [self.targets.transcript(text)])
+
+        return self.filled(self.by_question, make, rng)
+
+    def interleaved(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        prefix = answer_prefix(self.language)
+        return self.filled(self.by_answer, lambda row: pack(prefix, [self.targets.answer((self.spoken[row],))]), rng)
+
+    def speaking(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        def make(row: int) -> Sequence:
+            spoken = self.spoken[row]
+            return pack(text_prefix(self.language, spoken.text), [self.targets.speak(spoken)])
+
+        return self.filled(self.by_answer, make, rng)
+
+    def draw(self, shares: dict[str, float], rng: np.random.Generator) -> dict[str, Tensor]:
+        name = rng.choice(list(shares), p=list(shares.values()))
+        batch: dict[str, Tensor] = getattr(self, str(name))(rng)
+        return batch
+
+
+PRETRAINING = {"transcripts": 0.40, "interleaved": 0.35, "speaking": 0.25}
+TUNING = {"turns": 0.80, "interleaved": 0.14, "speaking": 0.06}
+
+
+class BackboneTrainer:
+    def __init__(self, folder: Path, config: BackboneTraining) -> None:
+        self.folder, self.config = folder, config
+        self.data = Data(folder, config)
+        centroids = torch.load(folder / "linguistic.pt", weights_only=True)["centroids"]
+        torch.manual_seed(config.pretraining.seed)
+        self.model = CodedBackbone(self.data.language, config, centroids)
+        self.loss = Loss(self.data.language, config)
+        self.slopes = self.model.step1.slopes()
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        embed, head = self.model.tables()
+        allowed = branch_mask(batch["positions"], batch["branch"])
+        bias = alibi_bias(batch["positions"], allowed, self.slopes)
+        hidden = self.model.step1(embeddings_BTD=F.embedding(batch["ids"], embed), bias_BHTS=bias)
+        wanted = batch["target"] >= 0
+        return self.loss(hidden[wanted], head, batch["target"][wanted], batch["legal"][wanted])
+
+    def stage(self, name: str, shares: dict[str, float], loop: LoopConfig) -> None:
+        def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+            return self.forward(self.data.draw(shares, rng))
+
+        fit(name, self.model, losses, loop, self.folder)
+
+    def run(self) -> CodedBackbone:
+        self.stage("pretraining", PRETRAINING, self.config.pretraining)
+        self.stage("sft1", TUNING, self.config.tuning)
+        return self.model
+
+
+def export(model: CodedBackbone, path: Path) -> None:
+    save_file({name: value.contiguous().clone() for name, value in model.fold().items()}, path)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
+    trained = BackboneTrainer(root, replace(BackboneTraining())).run()
+    export(trained, root / "backbone.safetensors")

@@ -1,0 +1,196 @@
+"""Stage 1: the linguistic tokenizer.
+
+The SANM chunk encoder learns phonemes by CTC from noisy, warped, many-voiced questions. Then 1024 k-means
+centroids are put on its states, and a second pass trains encoder and centroids together *through* the
+quantiser (straight-through, centroids by moving average), so that a code means a sound and not a speaker.
+Step-Audio: encoder of Paraformer-online, k-means on its states (arXiv 2502.11946, section on tokenizers).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aqaa.models.linguistic import LinguisticConfig, LinguisticEncoder
+from training import augment, features, phonemes
+from training.loop import LoopConfig, fit, length_batches
+from training.speech import Utterance, answers, corpus_at, questions
+
+NANO = LinguisticConfig(dim=256, heads=4, ff_dim=1024, blocks=5, chunk_frames=8, overlap_frames=4, look_back_chunks=4)
+SLOTS = 3  # CTC positions a 60 ms frame: up to three phonemes
+CODES = 1024
+
+
+@dataclass(frozen=True)
+class LinguisticTraining:
+    seconds: float = 72.0  # padded audio a batch
+    acoustic: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4200, lr=1.2e-3, warmup=200, seed=11))
+    quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1300, lr=3e-4, warmup=50, seed=12))
+    augment: augment.AugmentConfig = field(default_factory=augment.AugmentConfig)
+    commitment: float = 0.1
+    centroid_decay: float = 0.98
+
+
+class Listener(nn.Module):
+    """Encoder, optional quantiser, and a CTC head that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = LinguisticEncoder(NANO)
+        width = NANO.dim
+        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width), nn.GELU())
+        self.mix = nn.Conv1d(width, width, 5, padding=2)
+        self.out = nn.Linear(width, SLOTS * phonemes.SIZE)
+        self.register_buffer("centroids", torch.zeros(CODES, width))
+        self.register_buffer("count", torch.ones(CODES))
+        self.quantise = False
+        self.commitment = torch.zeros(())
+        self.register_buffer("shift", torch.zeros(560))
+        self.register_buffer("scale", torch.ones(560))
+
+    def states(self, fbank_BTF: Tensor, lengths: Tensor, offset: int | Tensor = 0) -> Tensor:
+        x = (features.lfr(fbank_BTF) + self.shift) * self.scale
+        states: Tensor = self.encoder(x, lengths.clamp(max=x.shape[1]), offset)
+        return states
+
+    def codes(self, states: Tensor) -> Tensor:
+        flat = states.detach().flatten(0, -2)
+        found = (flat @ self.centroids.T).mul_(-2).add_(self.centroids.square().sum(1)).argmin(1)
+        return found.view(states.shape[:-1])
+
+    def forward(self, fbank_BTF: Tensor, lengths: Tensor, offset: int | Tensor = 0) -> Tensor:
+        """CTC logits (B, frames · SLOTS, phonemes)."""
+        x = self.states(fbank_BTF, lengths, offset)
+        if self.quantise:
+            x = self.through(x, lengths)
+        x = x + self.mix((x + self.head(x)).transpose(1, 2)).transpose(1, 2)
+        return self.out(x).unflatten(-1, (SLOTS, phonemes.SIZE)).flatten(1, 2)
+
+    def through(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The nearest centroid forward, the identity backward; centroids follow their states."""
+        inside = torch.arange(x.shape[1]) < lengths[:, None]
+        codes = self.codes(x)
+        chosen = self.centroids[codes]
+        self.commitment = (x - chosen).square().mean(-1)[inside].mean()
+        if self.training:
+            self.follow(x.detach()[inside], codes[inside])
+        return x + (chosen - x).detach()
+
+    def follow(self, states: Tensor, codes: Tensor, decay: float = 0.98) -> None:
+        hits = torch.bincount(codes, minlength=CODES).float()
+        sums = torch.zeros_like(self.centroids).index_add_(0, codes, states)
+        total = self.centroids * self.count[:, None]
+        self.count.mul_(decay).add_(hits, alpha=1 - decay)
+        self.centroids.copy_((total * decay + sums * (1 - decay)) / self.count.clamp(min=1e-4)[:, None])
+        dead = torch.nonzero(self.count < 0.02)[:, 0]
+        if len(dead) and len(states) > len(dead):
+            where = torch.randperm(len(states))[: len(dead)]
+            self.centroids[dead] = states[where]
+            self.count[dead] = 0.2
+
+
+class Batches:
+    """Augmented fbanks and phoneme targets; a batch is a function of (seed, step) alone."""
+
+    def __init__(self, utterances: list[Utterance], config: LinguisticTraining) -> None:
+        self.utterances = utterances
+        self.config = config
+        self.batches = length_batches((u.seconds + 0.5 for u in utterances), config.seconds)
+
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[list[int]]]:
+        chosen = [self.utterances[i] for i in self.batches[int(rng.integers(len(self.batches)))]]
+        pcm, samples = augment.waveforms([u.samples for u in chosen], self.config.augment, rng)
+        mel = features.fbank(features.causal_gain(pcm))
+        mel = augment.masks(augment.mel_colour(mel, self.config.augment, rng, db=np.log(10) / 10), self.config.augment, rng)
+        return mel, samples // 960, [u.phonemes for u in chosen]
+
+
+def ctc(logits: Tensor, lengths: Tensor, rows: list[list[int]]) -> Tensor:
+    flat, sizes = phonemes.targets(rows)
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, flat, (lengths * SLOTS).clamp(max=logits.shape[1]), sizes, zero_infinity=True)
+
+
+def phoneme_errors(model: Listener, utterances: list[Utterance]) -> float:
+    """Phoneme error rate on clean clips, one at a time."""
+    wrong = total = 0
+    for u in utterances:
+        pcm = F.pad(torch.from_numpy(u.samples)[None], (0, -len(u.pcm) % 1920))
+        mel = features.fbank(features.causal_gain(pcm))
+        logits = model(mel, torch.tensor([pcm.shape[1] // 960]))[0]
+        wrong += phonemes.edit_distance(u.phonemes, phonemes.greedy(logits))
+        total += len(u.phonemes)
+    return wrong / total
+
+
+def k_means(model: Listener, batches: Batches, rounds: int = 12, clips: int = 160) -> Tensor:
+    """1024 centroids of the states of augmented speech (Lloyd's algorithm, empty cells re-seeded)."""
+    rng, rows = np.random.default_rng(5), []
+    with torch.inference_mode():
+        for _ in range(clips):
+            mel, lengths, _ = batches.draw(rng)
+            states = model.states(mel, lengths)
+            rows.append(states[torch.arange(states.shape[1]) < lengths[:, None]])
+    data = torch.cat(rows)
+    generator = torch.Generator().manual_seed(5)
+    centres = data[torch.randperm(len(data), generator=generator)[:CODES]].clone()
+    for _ in range(rounds):
+        norm = centres.square().sum(1) / 2
+        codes = torch.cat([(norm - part @ centres.T).argmin(1) for part in data.split(8192)])
+        hits = torch.bincount(codes, minlength=CODES)
+        sums = torch.zeros_like(centres).index_add_(0, codes, data)
+        centres = sums / hits.clamp(min=1)[:, None]
+        empty = torch.nonzero(hits == 0)[:, 0]
+        centres[empty] = data[torch.randperm(len(data), generator=generator)[: len(empty)]]
+    return centres
+
+
+def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Listener:
+    corpus, lexicon = corpus_at(str(folder))
+    everything = questions(corpus, lexicon) + answers(corpus, lexicon, every=8)
+    dev = everything[:: len(everything) // 100][:100]
+    dev_texts = {u.text for u in dev}
+    batches = Batches([u for u in everything if u.text not in dev_texts], config)
+    model = Listener()
+    rng = np.random.default_rng(1)
+    stacked = torch.cat([features.lfr(batches.draw(rng)[0]).flatten(0, 1) for _ in range(20)])
+    model.shift.copy_(-stacked.mean(0))
+    model.scale.copy_(1 / stacked.std(0))
+
+    def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        mel, lengths, rows = batches.draw(rng)
+        offset = torch.from_numpy(rng.integers(0, 400, len(rows)))
+        loss = ctc(model(mel, lengths, offset), lengths, rows)
+        if not model.quantise:
+            return {"total": loss}
+        return {"total": loss + config.commitment * model.commitment, "ctc": loss, "commitment": model.commitment}
+
+    def evaluate() -> dict[str, float]:
+        return {"phoneme_error": round(phoneme_errors(model, dev), 4)}
+
+    fit("linguistic-acoustic", model, losses, config.acoustic, folder, evaluate=evaluate)
+    if not (folder / "linguistic.pt").exists() and not (folder / "linguistic.checkpoint.pt").exists():
+        model.centroids.copy_(k_means(model, batches))
+    model.quantise = True
+    fit("linguistic", model, losses, config.quantised, folder, evaluate=evaluate)
+    return model
+
+
+def export(model: Listener, path: Path) -> None:
+    """What the bundle holds: encoder, centroids and normalisation, without the CTC head."""
+    tensors = {"encoder." + name: value.contiguous() for name, value in model.encoder.state_dict().items()}
+    tensors |= {"centroids": model.centroids, "cmvn.shift": model.shift, "cmvn.scale": model.scale}
+    save_file(tensors, path)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
+    export(train(root), root / "linguistic.safetensors")

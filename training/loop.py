@@ -1,0 +1,144 @@
+"""The training loop that every stage shares: resumable at any step, seeded by step, logged as JSON lines.
+
+A batch is a pure function of (seed, step), so a run that is killed goes on from its last checkpoint as
+the undisturbed run would have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Optimiser and schedule: linear warm-up, then cosine from ``lr`` to ``final · lr`` over ``steps``."""
+
+    steps: int
+    lr: float
+    warmup: int = 100
+    final: float = 0.05
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    seed: int = 0
+    checkpoint_every: int = 250
+    log_every: int = 50
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+Losses = dict[str, Tensor]
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    losses: Callable[[int, np.random.Generator], Losses],
+    config: LoopConfig,
+    folder: Path,
+    *,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_every: int = 1000,
+) -> nn.Module:
+    """Trains ``model`` for ``config.steps``; ``losses(step, rng)`` returns named losses, the first of which
+    (``total``) is minimised and the rest logged. Leaves ``<folder>/<name>.pt`` with the finished weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    finished, checkpoint = folder / f"{name}.pt", folder / f"{name}.checkpoint.pt"
+    if finished.exists():
+        model.load_state_dict(torch.load(finished, weights_only=True))
+        return model.eval()
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
+    )
+    step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    log = Log(folder / f"{name}.jsonl")
+    log.write(event="start", step=step, config=asdict(config), parameters=sum(p.numel() for p in model.parameters()))
+    model.train()
+    began, sums = time.monotonic(), {}
+    while step < config.steps:
+        torch.manual_seed(config.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        named = losses(step, np.random.default_rng([config.seed, step]))
+        optimizer.zero_grad(set_to_none=True)
+        named["total"].backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        if torch.isfinite(norm):
+            optimizer.step()
+        for key, value in named.items():
+            sums.setdefault(key, []).append(float(value.detach()))
+        step += 1
+        if step % config.log_every == 0:
+            means = {key: round(float(np.mean(values)), 4) for key, values in sums.items()}
+            log.write(step=step, seconds=round(time.monotonic() - began, 1), lr=round(config.rate(step), 7),
+                      norm=round(float(norm), 3), **means)  # fmt: skip
+            sums = {}
+        if step % config.checkpoint_every == 0:
+            save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+        if evaluate is not None and (step % evaluate_every == 0 or step == config.steps):
+            model.eval()
+            with torch.inference_mode():
+                log.write(event="evaluate", step=step, **evaluate())
+            model.train()
+    save(finished, model.state_dict())
+    checkpoint.unlink(missing_ok=True)
+    return model.eval()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms, biases and scales do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def save(path: Path, state: object) -> None:
+    """Whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+class Log:
+    """JSON lines to a file and to standard output."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **fields: object) -> None:
+        line = json.dumps(fields)
+        print(line, flush=True)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+
+
+def length_batches(seconds: Iterable[float], budget: float) -> list[list[int]]:
+    """Indices sorted by length, cut into batches of about ``budget`` seconds of padded audio each."""
+    lengths = list(seconds)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batches: list[list[int]] = [[]]
+    for index in order:
+        if batches[-1] and lengths[index] * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

@@ -1,0 +1,139 @@
+"""Stage 3: the corpus as tokens, and the text vocabulary.
+
+Answers are tokenised once, at the voice's own level. Every question is tokenised several times, each time
+through another room, noise, level and shift, so that the backbone meets the scatter of real codes.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aqaa.models.nano_semantic import NanoSemanticEncoder
+from training import augment, features, linguistic, semantic
+from training.corpus import Corpus
+from training.loop import length_batches
+from training.speech import answers, corpus_at, questions
+
+CONTROLS = ("<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>")
+STYLES = tuple(f"<|{name}|>" for name in ("normal", "slow", "fast", "high", "low", "loud", "soft"))
+ROLES = ("human\n", "assistant\n", "transcript\n", "speak\n", "continue\n", "system\n")
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    pieces: int = 640
+    variants: int = 3
+    seconds: float = 240.0
+    seed: int = 31
+
+
+class Codec:
+    """Both encoders, finished: PCM batches to codes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.listener = linguistic.Listener()
+        self.listener.load_state_dict(torch.load(folder / "linguistic.pt", weights_only=True))
+        autoencoder = semantic.SemanticAutoencoder()
+        autoencoder.load_state_dict(torch.load(folder / "semantic.pt", weights_only=True))
+        self.encoder: NanoSemanticEncoder = autoencoder.encoder
+        self.listener.eval(), self.encoder.eval()
+
+    @torch.inference_mode()
+    def groups(self, pcm_BN: Tensor, samples: Tensor, keep_level: bool) -> list[NDArray[np.int16]]:
+        """Each row's (G, 5) codes: two linguistic, three semantic; ``samples`` are whole groups."""
+        level = features.causal_gain(pcm_BN)
+        states = self.listener.states(features.fbank(level), samples // 960)
+        words = self.listener.codes(states)
+        mel = features.whisper_mel(pcm_BN if keep_level else level)
+        sounds = self.encoder.quantizer.encode(self.encoder(mel))
+        rows = []
+        for row, n in enumerate((samples // 1920).tolist()):
+            pair, triple = words[row, : 2 * n].view(n, 2), sounds[row, : 3 * n].view(n, 3)
+            rows.append(torch.cat((pair, triple), 1).numpy().astype(np.int16))
+        return rows
+
+
+def save_groups(path: Path, rows: list[NDArray[np.int16]], **extra: NDArray[np.generic]) -> None:
+    offsets = np.cumsum([0] + [len(r) for r in rows])
+    np.savez(path, groups=np.concatenate(rows), offsets=offsets, **extra)
+
+
+class GroupTable:
+    """Rows of (G, 5) codes on disk."""
+
+    def __init__(self, path: Path) -> None:
+        data = np.load(path)
+        self.groups, self.offsets = data["groups"], data["offsets"]
+        self.extra = {name: data[name] for name in data.files if name not in ("groups", "offsets")}
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int16]:
+        found: NDArray[np.int16] = self.groups[self.offsets[row] : self.offsets[row + 1]]
+        return found
+
+
+def tokenize_answers(folder: Path, codec: Codec, config: TokenConfig) -> None:
+    corpus, lexicon = corpus_at(str(folder))
+    spoken = answers(corpus, lexicon)
+    rows: list[NDArray[np.int16]] = [np.zeros((0, 5), np.int16)] * len(spoken)
+    for batch in length_batches((u.seconds for u in spoken), config.seconds):
+        pcm = semantic.stack([spoken[i].pcm for i in batch], 1920)
+        samples = torch.tensor([-(-len(spoken[i].pcm) // 1920) * 1920 for i in batch])
+        for i, groups in zip(batch, codec.groups(pcm, samples, keep_level=True), strict=True):
+            rows[i] = groups
+    save_groups(folder / "tokens" / "answers.npz", rows)
+
+
+def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig) -> None:
+    corpus, lexicon = corpus_at(str(folder))
+    heard = questions(corpus, lexicon)
+    loud = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0))
+    rows: list[NDArray[np.int16]] = []
+    items: list[int] = []
+    for variant in range(config.variants):
+        rng = np.random.default_rng([config.seed, variant])
+        for batch in length_batches((u.seconds for u in heard), config.seconds):
+            pcm, samples = augment.waveforms([heard[i].samples for i in batch], loud, rng)
+            rows += codec.groups(pcm, samples, keep_level=False)
+            items += [heard[i].row for i in batch]
+    save_groups(folder / "tokens" / "questions.npz", rows, items=np.array(items))
+
+
+def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
+    """A unigram SentencePiece model with byte fallback; markers, styles and roles are control pieces."""
+    texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=pieces, model_type="unigram", byte_fallback=True,
+        character_coverage=1.0, normalization_rule_name="identity", pad_id=-1, unk_id=0, bos_id=1, eos_id=2,
+        control_symbols=[*CONTROLS, *STYLES, *(r.strip() and f"<|{r.strip()}|>" for r in ROLES)], split_digits=True,
+        minloglevel=2, num_threads=1, hard_vocab_limit=False,
+    )  # fmt: skip
+    path.write_bytes(model.getvalue())
+
+
+def build(folder: Path, config: TokenConfig = TokenConfig()) -> None:
+    (folder / "tokens").mkdir(exist_ok=True)
+    codec = Codec(folder)
+    if not (folder / "tokens" / "answers.npz").exists():
+        tokenize_answers(folder, codec, config)
+    if not (folder / "tokens" / "questions.npz").exists():
+        tokenize_questions(folder, codec, config)
+    if not (folder / "text.model").exists():
+        train_vocabulary(Corpus(folder / "corpus"), folder / "text.model", config.pieces)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    build(Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano"))

@@ -1,12 +1,18 @@
 """The registry of module kinds: the strings a manifest may use, what each computes, where its code lives."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from importlib import import_module
-from typing import Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from aqaa.errors import BundleUnsupported
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class Role(Enum):
@@ -35,9 +41,11 @@ KINDS: Mapping[str, Kind] = {
     "whisper-vq": Kind(Role.SEMANTIC, "aqaa.models.semantic", "SemanticEncoder", "SemanticConfig"),
     "step1": Kind(Role.BACKBONE, "aqaa.models.step1", "Step1", "Step1Config"),
     "masked-diff-xvec": Kind(Role.FLOW, "aqaa.models.flow", "Flow", "FlowConfig"),
-    "hift": Kind(Role.WAVE, "aqaa.models.hift", "Hift", "HiftConfig"),
+    "hift": Kind(Role.WAVE, "aqaa.models.hift", "HiftGenerator", "HiftConfig"),
     # beside them, for nano
-    "nano-semantic": Kind(Role.SEMANTIC, "aqaa.models.nano_semantic", "NanoSemantic", "NanoSemanticConfig"),
+    "nano-semantic": Kind(
+        Role.SEMANTIC, "aqaa.models.nano_semantic", "NanoSemanticEncoder", "NanoSemanticConfig"
+    ),
     "nano-flow": Kind(Role.FLOW, "aqaa.models.nano_flow", "NanoFlow", "NanoFlowConfig"),
     "nano-wave": Kind(Role.WAVE, "aqaa.models.nano_wave", "NanoWave", "NanoWaveConfig"),
 }
@@ -59,12 +67,42 @@ def build(name: str, config: Mapping[str, Any]) -> Any:
     kind = KINDS[name]
     module = import_module(kind.module)
     try:
-        sizes = getattr(module, kind.config)(**{key: _frozen(value) for key, value in config.items()})
+        sizes = read_config(getattr(module, kind.config), config)
     except (TypeError, ValueError) as error:
         raise BundleUnsupported(f"config of module kind {name!r}: {error}") from error
     return getattr(module, kind.network)(sizes)
 
 
-def _frozen(value: Any) -> Any:
-    """JSON has lists only; configs are frozen dataclasses that hold tuples."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+def read_config(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """A frozen config dataclass from JSON values; ``dataclasses.asdict`` is its inverse.
+
+    Lists become tuples and objects become nested dataclasses, as the type of each field asks.
+
+    Raises:
+        TypeError: a field is missing or unknown, or its value has another type.
+        ValueError: the dataclass refuses the values.
+    """
+    hints = get_type_hints(config)
+    known = {field.name for field in fields(config) if field.init}
+    if unknown := sorted(values.keys() - known):
+        raise TypeError(f"{config.__name__} has no {', '.join(unknown)}, expected {', '.join(sorted(known))}")
+    return config(
+        **{key: _typed(f"{config.__name__}.{key}", hints[key], value) for key, value in values.items()}
+    )
+
+
+def _typed(place: str, hint: Any, value: Any) -> Any:
+    """``value`` as the type that a field states."""
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        return read_config(hint, value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        given = get_args(hint)
+        hints = repeat(given[0]) if given[-1] is Ellipsis else given
+        return tuple(
+            _typed(place, part, item) for part, item in zip(hints, value, strict=given[-1] is not Ellipsis)
+        )
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise TypeError(f"{place} is {value!r}, expected {hint.__name__}")
+    return value

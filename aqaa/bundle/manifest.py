@@ -16,26 +16,28 @@ from aqaa.bundle.schema import (
     MANIFEST_NAME,
     BackboneModule,
     BundlePath,
-    Caps,
     FileEntry,
     Layout,
+    Limits,
     Module,
     Name,
     Pieces,
     Prompt,
     Provenance,
-    Repetition,
     Sampling,
     Section,
     Silence,
-    Task,
     Text,
     Tokenizer,
     Vocoder,
 )
 from aqaa.errors import BundleCorrupt, BundleError, BundleUnsupported
+from aqaa.tokens.prompt import PromptTemplate
+from aqaa.tokens.sampling import Repetition, SamplingSettings
+from aqaa.tokens.table import Task
 
 MANIFEST_VERSION = 1
+DRAWS = ("decision", "text", "linguistic", "semantic", "style", "union")
 
 
 class Manifest(Section):
@@ -49,10 +51,10 @@ class Manifest(Section):
     layout: Layout
     pieces: Pieces
     text: Text
-    prompt: Prompt
+    prompt: Prompt = Prompt()
     sampling: Mapping[Task, Sampling]
-    repetition: Repetition = Repetition()
-    caps: Caps
+    """The defaults of each task that the bundle was trained for."""
+    caps: Limits
     silence: Silence = Silence()
     tokenizer: Tokenizer
     backbone: BackboneModule
@@ -69,6 +71,33 @@ class Manifest(Section):
         return Fraction(
             tokenizer.group_samples * vocoder.sample_rate, tokenizer.sample_rate * vocoder.mel_hop
         )
+
+    @property
+    def template(self) -> PromptTemplate:
+        """How messages become tokens."""
+        return PromptTemplate(self.pieces.bos, self.pieces.bot, self.pieces.eot, **self.prompt.model_dump())
+
+    def settings(self, task: Task, *, seed: int) -> SamplingSettings:
+        """How one turn of a task is decoded.
+
+        Raises:
+            BundleUnsupported: the bundle was not trained for the task.
+        """
+        if task not in self.sampling:
+            known = ", ".join(self.sampling)
+            raise BundleUnsupported(f"bundle {self.name}: no task {task!r}, expected one of {known}")
+        own = self.sampling[task]
+        repetition = None
+        if own.repetition is not None:
+            window, limit, silence_window = (
+                own.repetition.window,
+                own.repetition.limit,
+                own.repetition.silence_window,
+            )
+            quiet = frozenset(self.silence.linguistic), frozenset(self.silence.semantic)
+            repetition = Repetition(window, limit, *quiet, silence_window)
+        draws = {name: getattr(own, name).rule for name in DRAWS}
+        return SamplingSettings(seed=seed, mode=own.mode, repetition=repetition, **draws)
 
     @property
     def modules(self) -> Mapping[str, Module]:
@@ -97,10 +126,12 @@ class Manifest(Section):
                     "every named file listed in files; {field} names '{path}'",
                     {"field": field, "path": path},
                 )
-        if missing := [task for task in self.prompt.tasks if task not in self.sampling]:
+        try:
+            _ = self.template
+        except ValueError as error:
             raise PydanticCustomError(
-                "sampling", "sampling for each prompt task; none for {tasks}", {"tasks": ", ".join(missing)}
-            )
+                "prompt", "a prompt that holds: {reason}", {"reason": str(error)}
+            ) from None
         for codes, size, field in (
             (self.silence.linguistic, self.layout.linguistic_codes, "silence.linguistic"),
             (self.silence.semantic, self.layout.semantic_codes, "silence.semantic"),

@@ -8,12 +8,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from pydantic_core import PydanticCustomError
 
 from aqaa.bundle.kinds import KINDS, Role, kinds_of
+from aqaa.tokens.grammar import Caps
 from aqaa.tokens.groups import Ratios
 from aqaa.tokens.ids import IdLayout
+from aqaa.tokens.sampling import Rule
 
 MANIFEST_NAME = "manifest.json"
-
-Task = Literal["answer", "transcript", "speak", "continue"]
 
 
 def _inside_bundle(path: str) -> str:
@@ -107,53 +107,63 @@ class Text(Section):
 
 
 class Prompt(Section):
-    """``<s>``, then ``<|BOT|>{before_role}{role}{after_role}content<|EOT|>`` a message, last the task's role.
+    """How messages become tokens; the fields are those of :class:`aqaa.tokens.prompt.PromptTemplate`."""
 
-    The last turn stays open: the model continues after it.
-    """
-
+    header: str = "{role}\n"
+    roles: Mapping[str, Name] = {}
+    header_prefix: bool = False
+    content_prefix: bool = False
     system: str | None = None
-    user: Name = "human"
-    assistant: Name = "assistant"
-    before_role: str = ""
-    after_role: str = "\n"
-    tasks: Mapping[Task, Name]
-    """Task → the role string that opens its generation."""
 
 
 class Draw(Section):
-    """How one choice is made; temperature 0 takes the most likely entry."""
+    """How one draw is made; temperature 0 takes the most likely row, top_k 0 keeps every row."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Whole = 0
+
+    @property
+    def rule(self) -> Rule:
+        """The same as the sampler knows it."""
+        return Rule(self.temperature, self.top_p, self.top_k)
+
+
+class Repetition(Section):
+    """A guard on audio, per codebook and segment: a code is barred once ``limit`` times in the ``window``."""
+
+    window: Count
+    limit: Count
+    silence_window: Whole = 0
+    """Silence codes stay exempt until this many in a row."""
 
 
 class Sampling(Section):
     """One task's defaults: ``class_first`` draws a class, then its token; ``union`` over all legal ids."""
 
     mode: Literal["class_first", "union"] = "class_first"
-    classes: Draw = Draw()
+    decision: Draw = Draw()
     text: Draw = Draw()
     linguistic: Draw = Draw()
     semantic: Draw = Draw()
+    style: Draw = Draw()
+    union: Draw = Draw()
+    repetition: Repetition | None = None
 
 
-class Repetition(Section):
-    """A guard on audio, per codebook and segment: a code is masked once ``limit`` times in ``window``."""
-
-    window: Whole = 0
-    limit: Count = 1
-    silence_groups: Whole = 0
-    """How many groups in a row silence codes stay exempt."""
-
-
-class Caps(Section):
+class Limits(Section):
     """Where generation stops; a segment may hold ``groups_base + groups_per_text · text`` groups."""
 
-    groups_base: Annotated[float, Field(ge=1)]
+    groups_base: Count
     groups_per_text: Annotated[float, Field(ge=0)]
     segments: Count
     text: Count
+    tokens: Count
+
+    @property
+    def caps(self) -> Caps:
+        """The same as the grammar knows them."""
+        return Caps(self.groups_base, self.groups_per_text, self.segments, self.text, self.tokens)
 
 
 class Silence(Section):

@@ -29,9 +29,14 @@ FIELDS: dict[str, Any] = {
     "layout": {"audio_base": 600, "linguistic_codes": 1024, "semantic_codes": 4096, "vocab_size": 5720},
     "pieces": {"audio_start": "<audio_start>", "audio_end": "<audio_end>", "styles": {"slow": "<|slow|>"}},
     "text": {"file": "text.model"},
-    "prompt": {"tasks": {"answer": "assistant", "transcript": "transcript"}},
-    "sampling": {"answer": {"linguistic": {"temperature": 0.3}}, "transcript": {}},
-    "caps": {"groups_base": 12, "groups_per_text": 4.5, "segments": 4, "text": 120},
+    "sampling": {
+        "answer": {
+            "linguistic": {"temperature": 0.3},
+            "repetition": {"window": 10, "limit": 3, "silence_window": 6},
+        },
+        "transcript": {},
+    },
+    "caps": {"groups_base": 12, "groups_per_text": 4.5, "segments": 4, "text": 120, "tokens": 1500},
     "silence": {"linguistic": [7], "semantic": [0, 4095]},
     "tokenizer": {
         "hop_samples": 3840,

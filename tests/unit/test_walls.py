@@ -1,7 +1,7 @@
 """The walls of the architecture: who may import whom, and who may never see torch, gRPC or Redis.
 
 Imports run one way: services, training, evaluation, benchmarks → aqaa; inside aqaa as ``KNOWS`` says. The
-engines live in ``aqaa/engine``, because the one-process path and the services share them (docs/decisions/0001).
+engines live in ``aqaa/engine``: the one-process path and the services share them (docs/decisions/0001).
 """
 
 import ast
@@ -50,7 +50,7 @@ WITHOUT_TORCH = (
     "aqaa.present",
     "aqaa.cli",
 )
-"""Parts that are imported whole on a client; of bundle, what its ``__init__`` shows; the picture is drawn later."""
+"""Imported whole on a client, but for the readers of public checkpoints and the picture."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:

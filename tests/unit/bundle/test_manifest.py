@@ -52,6 +52,23 @@ def test_derived_figures_follow_the_stated_ones(whole: dict[str, Any]) -> None:
     assert manifest.layout.ratios == Ratios(text=10, linguistic=2, semantic=3, groups=3)
 
 
+def test_the_token_code_gets_what_the_manifest_states(whole: dict[str, Any]) -> None:
+    manifest = parse(changed(whole, "prompt", {"system": "Be brief.", "roles": {"speak": "say"}}))
+    assert manifest.caps.caps.groups(text=2) == 12 + 9
+    assert manifest.template.system == "Be brief."
+    assert manifest.template.header_of("speak") == "say\n"
+    settings = manifest.settings("answer", seed=9)
+    assert (settings.seed, settings.text.temperature, settings.linguistic.temperature) == (9, 0.0, 0.3)
+    assert settings.repetition is not None
+    assert settings.repetition.silence_semantic == {0, 4095}
+    assert manifest.settings("transcript", seed=0).repetition is None
+
+
+def test_a_task_without_training_is_unsupported(whole: dict[str, Any]) -> None:
+    with pytest.raises(BundleUnsupported, match="no task 'speak', expected one of answer, transcript"):
+        parse(whole).settings("speak", seed=0)
+
+
 def test_a_public_vocoder_has_a_fractional_number_of_frames_a_group(whole: dict[str, Any]) -> None:
     changed(whole, "vocoder.sample_rate", 22050)
     assert parse(changed(whole, "vocoder.mel_hop", 256)).frames_per_group == Fraction(22050 * 12, 25600)
@@ -115,8 +132,9 @@ def test_an_unknown_or_misplaced_module_kind_is_unsupported(
         ("vocoder.tiles.shapes", [1, 2, 3, 16], "at most 3 items"),
         ("silence.semantic", [4096], "silence.semantic codes below 4096; one is 4096"),
         ("sampling.answer.text", {"temperature": -1}, r"sampling\.answer\.text\.temperature is -1"),
-        ("prompt.tasks.speak", "speak", "sampling for each prompt task; none for speak"),
-        ("prompt.tasks.sing", "sing", r"prompt\.tasks\.sing"),
+        ("sampling.sing", {}, r"sampling\.sing"),
+        ("prompt", {"header": "assistant"}, "header is 'assistant', expected a text with {role}"),
+        ("prompt", {"roles": {"robot": "r"}}, "template role 'robot', expected one of"),
         ("text.file", "other.model", "text.file names 'other.model'"),
         (
             "vocoder.wave.files.weights",

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aqaa.bundle import Bundle, State, check_bundle, write_manifest
 from aqaa.bundle.checksums import sha256_of
+from aqaa.bundle.kinds import build
 from aqaa.errors import BundleCorrupt, BundleError, BundleUnsupported
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
@@ -181,3 +183,26 @@ def test_a_config_that_the_module_does_not_know_is_unsupported(edit_manifest: Ed
     root = edit_manifest(lambda manifest: manifest["backbone"].update(config={"wings": 2}))
     with pytest.raises(BundleUnsupported, match=r"config of module kind 'step1'.*wings"):
         Bundle.open(root).network("backbone")
+
+
+def test_a_network_comes_with_its_weights_and_refuses_those_of_another(
+    files: Path, fields: dict[str, Any]
+) -> None:
+    sizes = {"n_mels": 16, "dim": 8, "ahead": [1, 0], "levels": [2, 2]}
+    saved = build("nano-semantic", sizes)
+    save_file(saved.state_dict(), files / "semantic.safetensors")
+    fields["tokenizer"]["semantic"] = {
+        "kind": "nano-semantic",
+        "config": sizes,
+        "files": {"weights": "semantic.safetensors", "other": "flow.safetensors"},
+    }
+    names = ("text.model", "backbone.safetensors", "flow.safetensors", "semantic.safetensors")
+    write_manifest(files, fields, licences=dict.fromkeys(names, "MIT"))
+    loaded = Bundle.open(files).network("tokenizer.semantic")
+    assert not loaded.training
+    assert all(torch.equal(saved.state_dict()[name], value) for name, value in loaded.state_dict().items())
+
+    fields["tokenizer"]["semantic"]["files"] = {"weights": "flow.safetensors"}
+    write_manifest(files, fields, licences=dict.fromkeys(names, "MIT"))
+    with pytest.raises(BundleUnsupported, match=r"tokenizer\.semantic \(nano-semantic\)[\s\S]*Missing key"):
+        Bundle.open(files).network("tokenizer.semantic")

@@ -1,9 +1,11 @@
 """Choosing the next token: the class first, then the token inside it, both by keyed random numbers."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -50,7 +52,7 @@ class Repetition:
     """Bars an audio code that stands ``limit`` times among the last ``window`` codes of its codebook.
 
     It looks at the open segment only. The silence codes are exempt until the codebook's last
-    ``silence_window`` codes are all silence. Codes, not ids.
+    ``silence_window`` codes are all silence. Windows count codes, of which a group has several.
     """
 
     window: int
@@ -65,6 +67,14 @@ class Repetition:
                 raise ValueError(f"repetition {key} is {getattr(self, key)}, expected at least 1")
         if self.silence_window < 0:
             raise ValueError(f"repetition silence_window is {self.silence_window}, expected at least 0")
+
+    def barred(self, newest_first: Iterable[int], silence: frozenset[int]) -> list[int]:
+        """The codes that may not come next, given their codebook's earlier codes and its silence codes."""
+        recent = list(islice(newest_first, max(self.window, self.silence_window)))
+        quiet = recent[: self.silence_window]
+        lasting = len(quiet) == self.silence_window and silence.issuperset(quiet)
+        counted = Counter(recent[: self.window])
+        return [c for c, count in counted.items() if count >= self.limit and (lasting or c not in silence)]
 
 
 @dataclass(frozen=True)
@@ -155,29 +165,17 @@ class Sampler:
         return drawn if kept is None else int(kept[drawn])
 
     def _unrepeated(self, choice: Choice, logits: Logits, history: Sequence[int]) -> Logits:
-        """The logits with codes that the repetition window bars at -inf; never all of them."""
+        """The logits, codes that their codebook's repetition window bars at -inf; never all of them."""
         repetition = self.settings.repetition
-        if repetition is None or not history:
+        if repetition is None:
             return logits
         if choice.token_class is TokenClass.LINGUISTIC:
-            low, high = self.layout.linguistic_range
-            silence = repetition.silence_linguistic
+            (low, high), silence = self.layout.linguistic_range, repetition.silence_linguistic
         elif choice.token_class is TokenClass.SEMANTIC:
-            low, high = self.layout.semantic_range
-            silence = repetition.silence_semantic
+            (low, high), silence = self.layout.semantic_range, repetition.silence_semantic
         else:
             return logits
-        depth = max(repetition.window, repetition.silence_window)
-        recent: list[int] = []
-        for token_id in reversed(history):
-            if low <= token_id < high:
-                recent.append(token_id - low)
-                if len(recent) == depth:
-                    break
-        quiet = recent[: repetition.silence_window]
-        exempt = silence if len(quiet) < repetition.silence_window or not silence.issuperset(quiet) else ()
-        window = recent[: repetition.window]
-        barred = [c for c in set(window) if window.count(c) >= repetition.limit and c not in exempt]
+        barred = repetition.barred((i - low for i in reversed(history) if low <= i < high), silence)
         if not barred or len(barred) >= len(logits):
             return logits
         logits = logits.copy()
@@ -201,35 +199,36 @@ def _invert(weights: Weights, draw: float) -> int:
 
 
 def _kept(weights: Weights, rule: Rule) -> Positions | None:
-    """The rows that top_k and top_p leave, ascending; None for all of them."""
+    """The rows that top_k and then top_p leave, ascending; None for all of them."""
     limit = min(rule.top_k or len(weights), len(weights))
-    if rule.top_p == 1:
-        return None if limit == len(weights) else np.sort(_heaviest(weights, limit))
+    if rule.top_p == 1 and limit == len(weights):
+        return None
     # The nucleus is small in a trained model: look among few rows, and widen where it is not.
-    width = min(64, limit)
-    total = float(weights.sum()) if limit == len(weights) else 0.0
-    if not total:
-        width = limit
+    width = limit if limit < len(weights) else min(64, limit)
+    total = 0.0 if limit < len(weights) else float(weights.sum())
     while True:
         heaviest = _heaviest(weights, width)
-        cumulated = np.cumsum(weights[heaviest])
+        cumulated = np.cumsum(heaviest)
         target = rule.top_p * (total or float(cumulated[-1]))
-        inside = int(np.searchsorted(cumulated, target)) + 1
+        inside = width if rule.top_p == 1 else int(np.searchsorted(cumulated, target)) + 1
         if inside <= width or width == limit:
-            return np.sort(heaviest[:inside])
+            break
         width = min(8 * width, limit)
+    inside = min(inside, width)
+    edge = heaviest[inside - 1]
+    kept = np.flatnonzero(weights >= edge)
+    surplus = len(kept) - inside
+    if surplus:  # ties at the edge: the lower ids stay
+        kept = np.delete(kept, np.flatnonzero(weights[kept] == edge)[-surplus:])
+    return kept
 
 
-def _heaviest(weights: Weights, count: int) -> Positions:
-    """Positions of the ``count`` heaviest rows, heaviest first, ties by position."""
-    if count < len(weights):
-        edge = np.partition(weights, len(weights) - count)[len(weights) - count]
-        candidates = np.flatnonzero(weights >= edge)
-    else:
-        candidates = np.arange(len(weights))
-    order = np.argsort(-weights[candidates], kind="stable")[:count]
-    heaviest: Positions = candidates[order]
-    return heaviest
+def _heaviest(weights: Weights, count: int) -> Weights:
+    """The ``count`` greatest weights, falling."""
+    first = len(weights) - count
+    if first:
+        weights = np.partition(weights, first)[first:]
+    return np.sort(weights)[::-1]
 
 
 def _id_at(ranges: Sequence[Range], position: int) -> int:

@@ -26,7 +26,8 @@ class TextVocabulary:
 
     ``model`` is a serialised SentencePiece model. Its control pieces are never produced from text, nor are
     the pieces named in ``controls`` and user-defined pieces that look like a marker (``<…>``): a caller who
-    types ``<audio_end>`` gets its letters. Raises BundleUnsupported when the model cannot be read.
+    types ``<audio_end>`` gets its letters. Raises BundleUnsupported when the model cannot be read,
+    BundleError when a control is missing.
 
     >>> vocabulary = TextVocabulary.load(bundle / "tokenizer.model")
     >>> vocabulary.decode(vocabulary.encode("hello"))
@@ -34,8 +35,9 @@ class TextVocabulary:
     """
 
     def __init__(self, model: bytes, controls: Iterable[str] = ()) -> None:
+        controls = frozenset(controls)
         try:
-            safe, self._types, self._has_dummy_prefix = _without_markers(model, frozenset(controls))
+            safe, self._types, self._has_dummy_prefix = _without_markers(model, controls)
             self._as_trained = sentencepiece.SentencePieceProcessor(model_proto=safe)
             # Protocol buffers merge a message that comes twice: this switches the dummy prefix off.
             plain = safe + b"\x1a\x02\x18\x00"
@@ -44,6 +46,8 @@ class TextVocabulary:
             raise BundleUnsupported(
                 f"text vocabulary of {len(model)} bytes, expected a SentencePiece model: {error}"
             ) from error
+        for name in controls:
+            self.piece_id(name)  # a misspelt control would protect nothing
 
     @classmethod
     def load(cls, path: Path, controls: Iterable[str] = ()) -> "TextVocabulary":
@@ -153,7 +157,8 @@ def class_ranges(
     """
     if vocabulary.size > layout.audio_base:
         raise BundleError(
-            f"the text vocabulary has {vocabulary.size} pieces, expected at most {layout.audio_base} (audio_base)"
+            f"the text vocabulary has {vocabulary.size} pieces, "
+            f"expected at most audio_base, which is {layout.audio_base}"
         )
     markers = [vocabulary.piece_id(name) for name in (audio_start, audio_end, eot)]
     style_ids = tuple(vocabulary.piece_id(name) for name in styles)

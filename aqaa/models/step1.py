@@ -47,8 +47,14 @@ class Step1Config:
     bos_token_id: int = 1
     pad_token_id: int = 0
     eos_token_id: int = 3
+    alibi_slopes: tuple[float, ...] | None = None  # one a head, in place of the formula's
 
     def __post_init__(self) -> None:
+        if self.alibi_slopes is not None and len(self.alibi_slopes) != self.num_attention_heads:
+            raise BundleUnsupported(
+                f"step1 config: {len(self.alibi_slopes)} alibi_slopes, expected one for each of "
+                f"{self.num_attention_heads} heads"
+            )
         for name, divisor in (
             ("hidden_size", "num_attention_heads"),
             ("num_attention_heads", "num_attention_groups"),
@@ -71,9 +77,7 @@ class Step1Config:
         if values.get("tie_word_embeddings"):
             raise BundleUnsupported("step1 config: tie_word_embeddings is true, expected a stored lm_head")
         if values.get("alibi_slopes") is not None:
-            raise BundleUnsupported(
-                "step1 config: explicit alibi_slopes given, expected the slopes of the formula"
-            )
+            values = {**values, "alibi_slopes": tuple(map(float, values["alibi_slopes"]))}
         known = {field.name for field in fields(cls)}
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
@@ -131,8 +135,8 @@ def branch_mask(positions_BT: Tensor, branch_BT: Tensor, document_BT: Tensor | N
     """Who sees whom in a packed sequence: (B, T, T) bool for `alibi_bias`.
 
     A token sees the tokens of its own document that are at its position or earlier and belong to branch 0
-    (the shared prefix) or to its own branch. So a prefix with an answer (branch 1) and a transcript (branch 2),
-    both counting on from the prefix's last position, trains in one sequence exactly as two would.
+    (the shared prefix) or to its own branch. So a prefix, an answer (branch 1) and a transcript (branch 2),
+    both counting on from the prefix's last position, train in one sequence exactly as they would in two.
     """
     causal = positions_BT[:, :, None] >= positions_BT[:, None, :]
     shared = (branch_BT[:, None, :] == 0) | (branch_BT[:, :, None] == branch_BT[:, None, :])
@@ -268,7 +272,9 @@ class Step1(nn.Module):
 
     def slopes(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The (H,) ALiBi slopes on the device of the weights."""
-        values = alibi_slopes(self.config.num_attention_heads, self.config.max_pos_interp_ratio)
+        values = self.config.alibi_slopes or alibi_slopes(
+            self.config.num_attention_heads, self.config.max_pos_interp_ratio
+        )
         return torch.tensor(values, dtype=dtype, device=self.lm_head.weight.device)
 
     def forward(

@@ -137,7 +137,7 @@ def tokens(
     bundle: BundleDir = None,
     threads: Threads = None,
 ) -> None:
-    """The audio tokens of a recording, a group a line: time, linguistic codes, semantic codes."""
+    """Print the audio tokens of a recording, a group a line."""
     root = bundle_dir(bundle)
     audio = read_question(recording, read_manifest(root))
     pipeline = loaded(root, threads)

@@ -57,7 +57,9 @@ def room(pcm_BN: Tensor, rng: np.random.Generator) -> Tensor:
     tail = 4800
     decay = torch.from_numpy(rng.uniform(0.08, 0.5, (batch, 1)).astype(np.float32))
     time = torch.arange(tail) / RATE
-    response = torch.from_numpy(rng.standard_normal((batch, tail)).astype(np.float32)) * torch.exp(-6.9 * time / decay)
+    response = torch.from_numpy(rng.standard_normal((batch, tail)).astype(np.float32)) * torch.exp(
+        -6.9 * time / decay
+    )
     level = torch.from_numpy(rng.uniform(0.1, 0.6, (batch, 1)).astype(np.float32))
     response = response * level / response.square().sum(1, keepdim=True).sqrt()
     response[:, :24] = 0.0
@@ -107,7 +109,9 @@ def mel_colour(mel_BTF: Tensor, config: AugmentConfig, rng: np.random.Generator,
     """
     batch, _, bins = mel_BTF.shape
     knots = rng.normal(0.0, config.colour_db / 2, (batch, 6)) * (rng.random((batch, 1)) < config.colour)
-    curve = F.interpolate(torch.from_numpy(knots.astype(np.float32))[:, None], bins, mode="linear", align_corners=True)
+    curve = F.interpolate(
+        torch.from_numpy(knots.astype(np.float32))[:, None], bins, mode="linear", align_corners=True
+    )
     mel_BTF = mel_BTF + curve * db
     warp = 1.0 + rng.uniform(-config.warp_range, config.warp_range, batch) * (rng.random(batch) < config.warp)
     where = (torch.arange(bins) * torch.from_numpy(warp.astype(np.float32))[:, None]).clamp(max=bins - 1.001)

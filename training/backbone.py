@@ -9,12 +9,11 @@ which class comes next, where the grammar leaves a choice, then which token of t
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -88,9 +87,14 @@ class CodedBackbone(nn.Module):
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5 if deep else 0.02)
         digits = ScalarQuantizer(LEVELS).decode(torch.arange(4096))
-        self.register_buffer("digits", ((digits + 1) * 3.5).round().long(), persistent=False)
-        self.register_buffer("centroids", F.normalize(centroids - centroids.mean(0), dim=1) * 4, persistent=False)
-        self.levels_in, self.levels_out = (nn.Parameter(torch.randn(4, 8, d) * 0.02) for _ in range(2))
+        hot = (
+            F.one_hot(((digits + 1) * 3.5).round().long(), 8).flatten(1).float()
+        )  # (4096, 32): four levels of eight
+        self.register_buffer("digits", hot, persistent=False)
+        self.register_buffer(
+            "centroids", F.normalize(centroids - centroids.mean(0), dim=1) * 4, persistent=False
+        )
+        self.levels_in, self.levels_out = (nn.Parameter(torch.randn(32, d) * 0.02) for _ in range(2))
         self.sound_in, self.sound_out = (nn.Linear(centroids.shape[1], d, bias=False) for _ in range(2))
         for layer in (self.sound_in, self.sound_out):
             nn.init.normal_(layer.weight, std=0.01)
@@ -98,7 +102,7 @@ class CodedBackbone(nn.Module):
     def structured(self, free: Tensor, sound: nn.Linear, levels: Tensor) -> Tensor:
         """The (vocab, d) table: text rows as they are, audio rows with their meaning added."""
         word = sound(self.centroids)
-        colour = sum(levels[k][self.digits[:, k]] for k in range(4))
+        colour = self.digits @ levels
         end = self.language_low + len(self.digits)
         return torch.cat((free[: self.base], free[self.base : self.language_low] + word,
                           free[self.language_low : end] + colour, free[end:]))  # fmt: skip
@@ -139,7 +143,9 @@ class Loss:
                 near.append((other * digits.radix).sum(-1))
         self.neighbours = torch.stack(near, 1)
 
-    def __call__(self, hidden_ND: Tensor, head: Tensor, target_N: Tensor, legal_N: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, hidden_ND: Tensor, head: Tensor, target_N: Tensor, legal_N: Tensor
+    ) -> dict[str, Tensor]:
         c = self.config
         sound = legal_N == self.semantic_only
         logits = hidden_ND[sound] @ head[self.low : self.low + 4096].T
@@ -177,7 +183,9 @@ class Loss:
         if bool(sound.any()):
             numerator = numerator + c.semantic * semantic * sound.sum()
         with torch.no_grad():
-            right = (low.masked_fill(self.class_of != int(TokenClass.TEXT), -torch.inf).argmax(1) == goal)[is_text]
+            right = (low.masked_fill(self.class_of != int(TokenClass.TEXT), -torch.inf).argmax(1) == goal)[
+                is_text
+            ]
             named["text_right"] = right.float().mean()
         return {"total": numerator / denominator, **named}
 
@@ -211,10 +219,15 @@ class Data:
         self.questions = Questions(self.language, table)
         self.targets = Targets(self.language, corpus.row, self.answers)
         answer_groups = np.diff(self.answers.offsets)
-        lengths = np.diff(table.offsets) + np.array(
-            [sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items]
-        )[self.item_of]
-        self.by_length = np.argsort(lengths + np.random.default_rng(0).uniform(0, 4, len(lengths)), kind="stable")
+        lengths = (
+            np.diff(table.offsets)
+            + np.array([sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items])[
+                self.item_of
+            ]
+        )
+        self.by_length = np.argsort(
+            lengths + np.random.default_rng(0).uniform(0, 4, len(lengths)), kind="stable"
+        )
         self.by_question = np.argsort(np.diff(table.offsets), kind="stable")
         self.by_answer = np.argsort(answer_groups, kind="stable")
 
@@ -250,7 +263,9 @@ class Data:
 
     def interleaved(self, rng: np.random.Generator) -> dict[str, Tensor]:
         prefix = answer_prefix(self.language)
-        return self.filled(self.by_answer, lambda row: pack(prefix, [self.targets.answer((self.spoken[row],))]), rng)
+        return self.filled(
+            self.by_answer, lambda row: pack(prefix, [self.targets.answer((self.spoken[row],))]), rng
+        )
 
     def speaking(self, rng: np.random.Generator) -> dict[str, Tensor]:
         def make(row: int) -> Sequence:
@@ -299,12 +314,7 @@ class BackboneTrainer:
         return self.model
 
 
-def export(model: CodedBackbone, path: Path) -> None:
-    save_file({name: value.contiguous().clone() for name, value in model.fold().items()}, path)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(2)
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    trained = BackboneTrainer(root, replace(BackboneTraining())).run()
-    export(trained, root / "backbone.safetensors")
+    BackboneTrainer(root, BackboneTraining()).run()

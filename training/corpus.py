@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.domain import Item, Spoken, held_out_items, speak_sentences, training_items
+from training.domain import Item, Spoken, speak_sentences, training_items
 
 SHARD = 250
 
@@ -63,14 +63,20 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.items = load_items(folder / "items.jsonl")
-        self.spoken = [Spoken(**json.loads(line)) for line in (folder / "spoken.jsonl").read_text().splitlines()]
+        self.spoken = [
+            Spoken(**json.loads(line)) for line in (folder / "spoken.jsonl").read_text().splitlines()
+        ]
         self.row = {spoken: row for row, spoken in enumerate(self.spoken)}
 
     def answers(self, shard: int) -> Iterator[tuple[Spoken, NDArray[np.float32], NDArray[np.float32]]]:
         """(spoken, 24 kHz PCM, F0) of one shard."""
         data = np.load(self.folder / "answers" / f"{shard:04d}.npz")
         for k, spoken in enumerate(self.spoken[shard * SHARD : (shard + 1) * SHARD]):
-            yield spoken, clip(data, "pcm", k).astype(np.float32) / 32768, clip(data, "f0", k).astype(np.float32)
+            yield (
+                spoken,
+                clip(data, "pcm", k).astype(np.float32) / 32768,
+                clip(data, "f0", k).astype(np.float32),
+            )
 
     def questions(self, name: str, shard: int) -> Iterator[tuple[int, NDArray[np.float32], str]]:
         """(item index, 16 kHz PCM, voice) of one shard of the ``name`` set."""
@@ -108,9 +114,11 @@ def write_texts(folder: Path, config: CorpusConfig) -> None:
     items = training_items(config.items, config.seed)
     spoken = {s: None for item in items for s in item.answer}
     spoken |= {s: None for item in items for a in item.answer for s in [Spoken(a.text)]}
-    spoken |= {s: None for s in speak_sentences(config.speak, config.seed + 1)}
+    spoken |= dict.fromkeys(speak_sentences(config.speak, config.seed + 1))
     for name, rows in (("items", items), ("spoken", list(spoken))):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8")
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8"
+        )
 
 
 def answer_shard(folder: Path, shard: int) -> None:
@@ -132,7 +140,9 @@ def question_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
         return
     from training.voices import FestivalQuestions, FliteQuestions, HeartQuestions
 
-    heart, flite, festival = (_once(t.__name__, t) for t in (HeartQuestions, FliteQuestions, FestivalQuestions))
+    heart, flite, festival = (
+        _once(t.__name__, t) for t in (HeartQuestions, FliteQuestions, FestivalQuestions)
+    )
     rng = np.random.default_rng([config.seed, 1, shard])
     indices = range(shard * SHARD, min((shard + 1) * SHARD, config.items))
     items = load_items(folder / "items.jsonl")
@@ -185,7 +195,11 @@ def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes:
     if not (folder / "spoken.jsonl").exists():
         write_texts(folder, config)
     spoken = len((folder / "spoken.jsonl").read_text().splitlines())
-    counts = {"answers": -(-spoken // SHARD), "questions": -(-config.items // SHARD), "kokoro": config.kokoro_items // 50}
+    counts = {
+        "answers": -(-spoken // SHARD),
+        "questions": -(-config.items // SHARD),
+        "kokoro": config.kokoro_items // 50,
+    }
     for part in parts:
         (folder / part).mkdir(exist_ok=True)
     jobs = [(part, folder, shard, config) for part in parts for shard in range(counts[part])]

@@ -20,11 +20,8 @@ import yaml
 Split = Literal["train", "dev", "test"]
 STYLES = ("normal", "slow", "fast", "high", "low", "loud", "soft")
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def number(value: int) -> str:
@@ -91,9 +88,7 @@ def repeat_sentence(rng: random.Random, split: Split) -> str:
     while True:
         shape = rng.random()
         if shape < 0.40:
-            text = (
-                f"the {pick('adjectives')} {pick('nouns')} {pick('verbs')} the {pick('adjectives')} {pick('nouns')}"
-            )
+            text = f"the {pick('adjectives')} {pick('nouns')} {pick('verbs')} the {pick('adjectives')} {pick('nouns')}"
         elif shape < 0.62:
             text = f"the {pick('adjectives')} {pick('nouns')} is {pick('places')}"
         elif shape < 0.80:
@@ -139,13 +134,21 @@ def arithmetic(rng: random.Random, split: Split) -> Item:
             a, b = max(a, b), min(a, b)
         result = a + b if name == "plus" else a - b
     question = wording(rng, name, split).format(a=number(a), b=number(b))
-    return Item("arithmetic", question, (Spoken(sentence_case(f"{number(a)} {name} {number(b)} is {number(result)}")),), split)
+    return Item(
+        "arithmetic",
+        question,
+        (Spoken(sentence_case(f"{number(a)} {name} {number(b)} is {number(result)}")),),
+        split,
+    )
 
 
 def capital(rng: random.Random, split: Split) -> Item:
     country, city = rng.choice(list(domain()["facts"]["capitals"].items()))
     return Item(
-        "capital", wording(rng, "capital", split).format(x=country), (Spoken(f"The capital of {country} is {city}."),), split
+        "capital",
+        wording(rng, "capital", split).format(x=country),
+        (Spoken(f"The capital of {country} is {city}."),),
+        split,
     )
 
 
@@ -158,22 +161,37 @@ def opposite(rng: random.Random, split: Split) -> Item:
 
 def color(rng: random.Random, split: Split) -> Item:
     thing, hue = rng.choice(list(domain()["facts"]["colors"].items()))
-    return Item("color", wording(rng, "color", split).format(x=thing), (Spoken(sentence_case(f"{thing} is {hue}")),), split)
+    return Item(
+        "color",
+        wording(rng, "color", split).format(x=thing),
+        (Spoken(sentence_case(f"{thing} is {hue}")),),
+        split,
+    )
 
 
 def calendar(rng: random.Random, split: Split) -> Item:
     facts = domain()["facts"]
     if rng.random() < 0.12:
         unit, span, answer = rng.choice(
-            (("day", "a week", "There are seven days in a week."), ("month", "a year", "There are twelve months in a year."))
+            (
+                ("day", "a week", "There are seven days in a week."),
+                ("month", "a year", "There are twelve months in a year."),
+            )
         )
-        return Item("calendar", wording(rng, "span", split).format(unit=unit, span=span), (Spoken(answer),), split)
+        return Item(
+            "calendar", wording(rng, "span", split).format(unit=unit, span=span), (Spoken(answer),), split
+        )
     unit = rng.choice(("day", "month"))
     names = facts[unit + "s"]
     index = rng.randrange(len(names))
     side, step = rng.choice((("after", 1), ("before", -1)))
     question = wording(rng, "neighbour", split).format(unit=unit, side=side, x=names[index])
-    return Item("calendar", question, (Spoken(f"{names[(index + step) % len(names)]} comes {side} {names[index]}."),), split)
+    return Item(
+        "calendar",
+        question,
+        (Spoken(f"{names[(index + step) % len(names)]} comes {side} {names[index]}."),),
+        split,
+    )
 
 
 def count(rng: random.Random, split: Split) -> Item:
@@ -183,7 +201,9 @@ def count(rng: random.Random, split: Split) -> Item:
     if rng.random() < 0.4:
         values.reverse()
     direction = "count up" if values[0] < values[-1] else "count down"
-    question = wording(rng, "count", split).format(a=number(values[0]), b=number(values[-1]), updown=direction)
+    question = wording(rng, "count", split).format(
+        a=number(values[0]), b=number(values[-1]), updown=direction
+    )
     return Item("count", question, (Spoken(sentence_case(", ".join(map(number, values)))),), split)
 
 
@@ -207,10 +227,14 @@ def unknown(rng: random.Random, split: Split) -> Item:
     fillers = {name: rng.choice(words) for name, words in domain()["unknown_fillers"].items()}
     core = rng.choice(wordings).format(**fillers)
     command = core.split()[0] in ("play", "call", "open", "turn", "set", "tell", "sing")
-    lead = rng.choice(domain()["command_leads" if command else "question_leads"]) if rng.random() < 0.4 else ""
+    lead = (
+        rng.choice(domain()["command_leads" if command else "question_leads"]) if rng.random() < 0.4 else ""
+    )
     if lead == "can you " and not command:
         lead = ""
-    return Item("unknown", finish(lead, ("!" if command else "?") + core), (Spoken(domain()["unknown"]),), split)
+    return Item(
+        "unknown", finish(lead, ("!" if command else "?") + core), (Spoken(domain()["unknown"]),), split
+    )
 
 
 def style(rng: random.Random, split: Split) -> Item:
@@ -224,7 +248,9 @@ def style(rng: random.Random, split: Split) -> Item:
     if shape == "answer":
         inner = rng.choice((arithmetic, capital, opposite, color, calendar))(rng, "train")
         text = inner.answer[0].text
-        return Item("style", sentence_case(template.format(q=inner.question, **asked)), (Spoken(text, first),), split)
+        return Item(
+            "style", sentence_case(template.format(q=inner.question, **asked)), (Spoken(text, first),), split
+        )
     sentence = repeat_sentence(rng, split)
     text = sentence_case(sentence)
     answer = (Spoken(text, first),) if shape == "sentence" else (Spoken(text, first), Spoken(text, second))

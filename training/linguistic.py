@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,7 +22,9 @@ from training import augment, features, phonemes
 from training.loop import LoopConfig, fit, length_batches
 from training.speech import Utterance, answers, corpus_at, questions
 
-NANO = LinguisticConfig(dim=256, heads=4, ff_dim=1024, blocks=5, chunk_frames=8, overlap_frames=4, look_back_chunks=4)
+NANO = LinguisticConfig(
+    dim=256, heads=4, ff_dim=1024, blocks=5, chunk_frames=8, overlap_frames=4, look_back_chunks=4
+)
 SLOTS = 3  # CTC positions a 60 ms frame: up to three phonemes
 CODES = 1024
 
@@ -31,8 +32,10 @@ CODES = 1024
 @dataclass(frozen=True)
 class LinguisticTraining:
     seconds: float = 72.0  # padded audio a batch
-    acoustic: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4200, lr=1.2e-3, warmup=200, seed=11))
-    quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1300, lr=3e-4, warmup=50, seed=12))
+    acoustic: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=3000, lr=1.2e-3, warmup=200, seed=11)
+    )
+    quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
     augment: augment.AugmentConfig = field(default_factory=augment.AugmentConfig)
     commitment: float = 0.1
     centroid_decay: float = 0.98
@@ -45,7 +48,9 @@ class Listener(nn.Module):
         super().__init__()
         self.encoder = LinguisticEncoder(NANO)
         width = NANO.dim
-        self.head = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width), nn.GELU())
+        self.head = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width), nn.GELU()
+        )
         self.mix = nn.Conv1d(width, width, 5, padding=2)
         self.out = nn.Linear(width, SLOTS * phonemes.SIZE)
         self.register_buffer("centroids", torch.zeros(CODES, width))
@@ -108,14 +113,18 @@ class Batches:
         chosen = [self.utterances[i] for i in self.batches[int(rng.integers(len(self.batches)))]]
         pcm, samples = augment.waveforms([u.samples for u in chosen], self.config.augment, rng)
         mel = features.fbank(features.causal_gain(pcm))
-        mel = augment.masks(augment.mel_colour(mel, self.config.augment, rng, db=np.log(10) / 10), self.config.augment, rng)
+        mel = augment.masks(
+            augment.mel_colour(mel, self.config.augment, rng, db=np.log(10) / 10), self.config.augment, rng
+        )
         return mel, samples // 960, [u.phonemes for u in chosen]
 
 
 def ctc(logits: Tensor, lengths: Tensor, rows: list[list[int]]) -> Tensor:
     flat, sizes = phonemes.targets(rows)
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, flat, (lengths * SLOTS).clamp(max=logits.shape[1]), sizes, zero_infinity=True)
+    return F.ctc_loss(
+        log_probs, flat, (lengths * SLOTS).clamp(max=logits.shape[1]), sizes, zero_infinity=True
+    )
 
 
 def phoneme_errors(model: Listener, utterances: list[Utterance]) -> float:
@@ -154,10 +163,11 @@ def k_means(model: Listener, batches: Batches, rounds: int = 12, clips: int = 16
 
 def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Listener:
     corpus, lexicon = corpus_at(str(folder))
-    everything = questions(corpus, lexicon) + answers(corpus, lexicon, every=8)
+    everything = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
     dev = everything[:: len(everything) // 100][:100]
     dev_texts = {u.text for u in dev}
-    batches = Batches([u for u in everything if u.text not in dev_texts], config)
+    usable = [u for u in everything if u.text not in dev_texts]
+    batches = Batches(usable, config)
     model = Listener()
     rng = np.random.default_rng(1)
     stacked = torch.cat([features.lfr(batches.draw(rng)[0]).flatten(0, 1) for _ in range(20)])
@@ -170,7 +180,11 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
         loss = ctc(model(mel, lengths, offset), lengths, rows)
         if not model.quantise:
             return {"total": loss}
-        return {"total": loss + config.commitment * model.commitment, "ctc": loss, "commitment": model.commitment}
+        return {
+            "total": loss + config.commitment * model.commitment,
+            "ctc": loss,
+            "commitment": model.commitment,
+        }
 
     def evaluate() -> dict[str, float]:
         return {"phoneme_error": round(phoneme_errors(model, dev), 4)}
@@ -178,19 +192,15 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
     fit("linguistic-acoustic", model, losses, config.acoustic, folder, evaluate=evaluate)
     if not (folder / "linguistic.pt").exists() and not (folder / "linguistic.checkpoint.pt").exists():
         model.centroids.copy_(k_means(model, batches))
+    # Kokoro is slow, so few of its clips exist, and they may be made while the first pass runs: they count double here.
+    few = [u for u in questions(corpus, lexicon, ("kokoro",)) if u.text not in dev_texts]
+    batches = Batches(usable + 2 * few, config)
     model.quantise = True
     fit("linguistic", model, losses, config.quantised, folder, evaluate=evaluate)
     return model
 
 
-def export(model: Listener, path: Path) -> None:
-    """What the bundle holds: encoder, centroids and normalisation, without the CTC head."""
-    tensors = {"encoder." + name: value.contiguous() for name, value in model.encoder.state_dict().items()}
-    tensors |= {"centroids": model.centroids, "cmvn.shift": model.shift, "cmvn.scale": model.scale}
-    save_file(tensors, path)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(2)
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    export(train(root), root / "linguistic.safetensors")
+    train(root)

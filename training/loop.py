@@ -72,7 +72,9 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
     log = Log(folder / f"{name}.jsonl")
-    log.write(event="start", step=step, config=asdict(config), parameters=sum(p.numel() for p in model.parameters()))
+    log.write(
+        event="start", step=step, config=asdict(config), parameters=sum(p.numel() for p in model.parameters())
+    )
     model.train()
     began, sums = time.monotonic(), {}
     while step < config.steps:
@@ -142,3 +144,17 @@ def length_batches(seconds: Iterable[float], budget: float) -> list[list[int]]:
             batches.append([])
         batches[-1].append(index)
     return batches
+
+
+def weights_of(folder: Path, *names: str) -> dict[str, Tensor]:
+    """The newest weights of a stage: the first of ``names`` that is finished, else that has a checkpoint."""
+    for name in names:
+        if (folder / f"{name}.pt").exists():
+            finished: dict[str, Tensor] = torch.load(folder / f"{name}.pt", weights_only=True)
+            return finished
+        if (folder / f"{name}.checkpoint.pt").exists():
+            model: dict[str, Tensor] = torch.load(folder / f"{name}.checkpoint.pt", weights_only=True)[
+                "model"
+            ]
+            return model
+    raise FileNotFoundError(f"no weights of {' or '.join(names)} in {folder}; run that stage first")

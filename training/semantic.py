@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,10 +34,12 @@ LOW_BINS = 67  # mel bins whose band ends below 8 kHz: all that a 16 kHz questio
 
 @dataclass(frozen=True)
 class SemanticTraining:
-    seconds: float = 72.0
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4500, lr=1e-3, warmup=150, seed=21))
+    seconds: float = 48.0
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2600, lr=1.2e-3, warmup=150, seed=21))
     augment: augment.AugmentConfig = field(
-        default_factory=lambda: augment.AugmentConfig(room=0.25, noise=0.7, snr_db=(10.0, 40.0), level_db=(-12.0, 0.0))
+        default_factory=lambda: augment.AugmentConfig(
+            room=0.25, noise=0.7, snr_db=(10.0, 40.0), level_db=(-12.0, 0.0)
+        )
     )
     mel: float = 3.0
     ctc: float = 0.3
@@ -122,7 +123,9 @@ def prosody_losses(predicted: Tensor, mel: Tensor, f0: Tensor, inside: Tensor) -
     voiced = inside & (f0 > 40)
     pitch = (f0.clamp(min=40) / 180).log() * 3
     level_loss = (predicted[..., 0] - energy).abs()[inside].mean()
-    pitch_loss = (predicted[..., 1] - pitch).abs()[voiced].mean() if bool(voiced.any()) else predicted.sum() * 0
+    pitch_loss = (
+        (predicted[..., 1] - pitch).abs()[voiced].mean() if bool(voiced.any()) else predicted.sum() * 0
+    )
     return level_loss, pitch_loss
 
 
@@ -132,6 +135,7 @@ class Trainer:
         self.config = config
         self.model = SemanticAutoencoder()
         self.answers = AnswerClips(corpus)
+        lexicon.learn(self.answers.texts)
         self.answer_phonemes = [lexicon[text] for text in self.answers.texts]
         self.questions: list[Utterance] = questions(corpus, lexicon, ("questions",))
         self.answer_batches = length_batches((len(p) / 24000 for p in self.answers.pcm24), config.seconds)
@@ -152,7 +156,9 @@ class Trainer:
         return self.reconstruct(values, mel, frames, [self.answer_phonemes[i] for i in chosen], f0, bins=80)
 
     def question_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        chosen = [self.questions[i] for i in self.question_batches[int(rng.integers(len(self.question_batches)))]]
+        chosen = [
+            self.questions[i] for i in self.question_batches[int(rng.integers(len(self.question_batches)))]
+        ]
         clean_config = augment.AugmentConfig(room=0.0, noise=0.0, level_db=(-3.0, 0.0))
         seed = int(rng.integers(1 << 31))
         clips = [u.samples for u in chosen]
@@ -163,7 +169,9 @@ class Trainer:
         z_clean = self.model.encoder(features.whisper_mel(clean))
         up = F.interpolate(clean[:, None], scale_factor=1.5, mode="linear")[:, 0]
         mel = features.speaker_mel(up)[:, : z_clean.shape[1] * 4]
-        named = self.reconstruct(z_clean, mel, samples // 160, [u.phonemes for u in chosen], None, bins=LOW_BINS)
+        named = self.reconstruct(
+            z_clean, mel, samples // 160, [u.phonemes for u in chosen], None, bins=LOW_BINS
+        )
         inside = torch.arange(z_clean.shape[1]) < (samples // 640)[:, None]
         apart = (torch.tanh(z_noisy) - torch.tanh(z_clean).detach()).abs().mean(-1)[inside].mean()
         named["total"] = named["total"] + self.config.consistency * apart
@@ -182,10 +190,18 @@ class Trainer:
         log_probs = model.ctc(middle).unflatten(-1, (SLOTS, phonemes.SIZE)).flatten(1, 2).log_softmax(-1)
         said = F.ctc_loss(log_probs.transpose(0, 1), flat, frames // 4 * SLOTS, sizes, zero_infinity=True)
         predicted = model.prosody(middle).unflatten(-1, (4, 2)).flatten(1, 2)
-        level, pitch = prosody_losses(predicted, mel, torch.zeros(mel.shape[:2]) if f0 is None else f0, inside)
+        level, pitch = prosody_losses(
+            predicted, mel, torch.zeros(mel.shape[:2]) if f0 is None else f0, inside
+        )
         total = c.mel * off + c.ctc * said + c.energy * level + c.pitch * pitch
         kind = "question_" if f0 is None else "answer_"
-        return {"total": total, kind + "mel": off * MEL_SCALE, kind + "ctc": said, kind + "level": level, kind + "pitch": pitch}
+        return {
+            "total": total,
+            kind + "mel": off * MEL_SCALE,
+            kind + "ctc": said,
+            kind + "level": level,
+            kind + "pitch": pitch,
+        }
 
     def evaluate(self) -> dict[str, float]:
         """Code usage on answers, and how often a code survives −6 dB, a 10 ms shift and noise."""
@@ -207,7 +223,9 @@ class Trainer:
             noisy = pcm + torch.randn_like(pcm) * pcm.square().mean().sqrt() * 10 ** (-25 / 20)
             for name, other in (("level", loud), ("shift", moved), ("noise", noisy)):
                 same[name].append(float((code(features.causal_gain(other)) == clean).float().mean()))
-        return {k: round(v, 1) for k, v in report.items()} | {"same_" + k: round(float(np.mean(v)), 3) for k, v in same.items()}
+        return {k: round(v, 1) for k, v in report.items()} | {
+            "same_" + k: round(float(np.mean(v)), 3) for k, v in same.items()
+        }
 
 
 def train(folder: Path, config: SemanticTraining = SemanticTraining()) -> SemanticAutoencoder:
@@ -216,11 +234,7 @@ def train(folder: Path, config: SemanticTraining = SemanticTraining()) -> Semant
     return trainer.model
 
 
-def export(model: SemanticAutoencoder, path: Path) -> None:
-    save_file({name: value.contiguous() for name, value in model.encoder.state_dict().items()}, path)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(2)
     root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    export(train(root), root / "semantic.safetensors")
+    train(root)

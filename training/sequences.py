@@ -6,7 +6,7 @@ transcript, each blind to the other and counting its positions on from the quest
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -21,8 +21,7 @@ from aqaa.tokens.ids import IdLayout
 from aqaa.tokens.prompt import PromptBuilder, PromptTemplate
 from aqaa.tokens.table import Task
 from aqaa.tokens.text import TextVocabulary
-from training.corpus import Corpus
-from training.domain import Item, Spoken
+from training.domain import Spoken
 from training.tokens import STYLES, GroupTable
 
 Ints = NDArray[np.int64]
@@ -45,7 +44,7 @@ class Language:
             eot=self.text.piece_id("<|EOT|>"),
             styles=tuple(sorted(self.style_ids.values())),
         )
-        self.grammar = Grammar(self.ranges, Ratios(), CAPS)
+        self.grammar = Grammar(self.ranges, Ratios(text=10, linguistic=2, semantic=3, groups=3), CAPS)
         self.prompts = PromptBuilder(TEMPLATE, self.text, self.layout)
 
     def audio_ids(self, groups: NDArray[np.int16]) -> Ints:
@@ -80,7 +79,6 @@ class Sequence:
     branch: Ints
     target: Ints
     legal: Ints
-    answers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
 
 class Targets:
@@ -91,7 +89,9 @@ class Targets:
         self._known: dict[object, Target] = {}
 
     def answer(self, answer: tuple[Spoken, ...]) -> Target:
-        return self._once(("answer", answer), "answer", lambda: Answer.spoken(self._segment(s) for s in answer))
+        return self._once(
+            ("answer", answer), "answer", lambda: Answer.spoken(self._segment(s) for s in answer)
+        )
 
     def transcript(self, text: str) -> Target:
         ids = tuple(self.language.text.encode(text))
@@ -100,12 +100,16 @@ class Targets:
     def speak(self, spoken: Spoken) -> Target:
         whole = self._segment(spoken)
         silent = Segment((), whole.groups, whole.style)
-        return self._once(("speak", spoken), "speak", lambda: Answer.spoken([silent]), given=1 + (whole.style is not None))
+        return self._once(
+            ("speak", spoken), "speak", lambda: Answer.spoken([silent]), given=1 + (whole.style is not None)
+        )
 
     def rest(self, spoken: Spoken, start: int) -> Target:
         whole = self._segment(spoken)
         return self._once(
-            ("continue", spoken, start), "continue", lambda: Answer.spoken([Segment((), whole.groups[start:])])
+            ("continue", spoken, start),
+            "continue",
+            lambda: Answer.spoken([Segment((), whole.groups[start:])]),
         )
 
     def _segment(self, spoken: Spoken) -> Segment:
@@ -141,7 +145,9 @@ def pack(prefix: Ints, branches: list[Target]) -> Sequence:
         classes[start:] = part.legal
         target.append(goal)
         legal.append(classes)
-    return Sequence(*(np.concatenate(rows).astype(np.int64) for rows in (ids, positions, branch, target, legal)))
+    return Sequence(
+        *(np.concatenate(rows).astype(np.int64) for rows in (ids, positions, branch, target, legal))
+    )
 
 
 class Questions:
@@ -179,7 +185,3 @@ def answer_prefix(language: Language) -> Ints:
 def text_prefix(language: Language, text: str) -> Ints:
     prompts = language.prompts
     return np.array(prompts.opening() + prompts.content(text) + prompts.closing, np.int64)
-
-
-def items_of(corpus: Corpus) -> list[Item]:
-    return corpus.items

@@ -33,7 +33,9 @@ class Utterance:
         return self.pcm.astype(np.float32) / 32768
 
 
-def questions(corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ("questions", "kokoro")) -> list[Utterance]:
+def questions(
+    corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ("questions", "kokoro")
+) -> list[Utterance]:
     lexicon.learn([item.question for item in corpus.items])
     found = []
     for name in names:
@@ -57,7 +59,9 @@ def answers(corpus: Corpus, lexicon: Lexicon, every: int = 1) -> list[Utterance]
                 low = soxr.resample(pcm, 24000, 16000)
                 pcm16 = (np.clip(low, -1, 1) * 32767).astype(np.int16)
                 found.append(
-                    Utterance(pcm16, lexicon[spoken.text], spoken.text, spoken.style or "", True, corpus.row[spoken])
+                    Utterance(
+                        pcm16, lexicon[spoken.text], spoken.text, spoken.style or "", True, corpus.row[spoken]
+                    )
                 )
     return found
 

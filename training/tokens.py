@@ -25,7 +25,7 @@ from training.speech import answers, corpus_at, questions
 
 CONTROLS = ("<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>")
 STYLES = tuple(f"<|{name}|>" for name in ("normal", "slow", "fast", "high", "low", "loud", "soft"))
-ROLES = ("human\n", "assistant\n", "transcript\n", "speak\n", "continue\n", "system\n")
+ROLES = ("human", "assistant", "transcript", "speak", "continue", "system")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Codec:
         autoencoder = semantic.SemanticAutoencoder()
         autoencoder.load_state_dict(torch.load(folder / "semantic.pt", weights_only=True))
         self.encoder: NanoSemanticEncoder = autoencoder.encoder
-        self.listener.eval(), self.encoder.eval()
+        for part in (
+            self.listener,
+            self.encoder,
+        ):  # the bundle holds half precision: tokenise with what it will hold
+            part.half().float().eval()
 
     @torch.inference_mode()
     def groups(self, pcm_BN: Tensor, samples: Tensor, keep_level: bool) -> list[NDArray[np.int16]]:
@@ -113,12 +117,14 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig) -> None:
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
     """A unigram SentencePiece model with byte fallback; markers, styles and roles are control pieces."""
     texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
+    texts += [
+        role for role in ROLES for _ in range(len(texts) // 20)
+    ]  # headers are prompts of one piece and a newline
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, vocab_size=pieces, model_type="unigram", byte_fallback=True,
-        character_coverage=1.0, normalization_rule_name="identity", pad_id=-1, unk_id=0, bos_id=1, eos_id=2,
-        control_symbols=[*CONTROLS, *STYLES, *(r.strip() and f"<|{r.strip()}|>" for r in ROLES)], split_digits=True,
-        minloglevel=2, num_threads=1, hard_vocab_limit=False,
+        character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, pad_id=-1, unk_id=0,
+        bos_id=1, eos_id=2, control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n"], minloglevel=2, num_threads=1,
     )  # fmt: skip
     path.write_bytes(model.getvalue())
 

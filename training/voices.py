@@ -22,7 +22,6 @@ import soxr
 from hibari import Hibari, dsp
 from numpy.typing import NDArray
 
-
 Pcm = NDArray[np.float32]
 RATE = 24000  # of the answering voice
 HIBARI_HOP = 300  # its frames: 12.5 ms
@@ -33,7 +32,11 @@ FESTIVAL = ("cmu_us_slt_arctic_hts", "kal_diphone")
 
 
 def resample(pcm: Pcm, from_rate: float, to_rate: int) -> Pcm:
-    return soxr.resample(pcm, from_rate, to_rate, quality="HQ").astype(np.float32) if from_rate != to_rate else pcm
+    return (
+        soxr.resample(pcm, from_rate, to_rate, quality="HQ").astype(np.float32)
+        if from_rate != to_rate
+        else pcm
+    )
 
 
 def speech_span(pcm: Pcm, rate: int, threshold: float = 0.01) -> tuple[int, int]:
@@ -89,7 +92,10 @@ class Heart:
     def parts(self, phonemes: str, speed: float) -> tuple[NDArray[np.float32], ...]:
         """(log harmonic, theta, log noise, log free-phase, phi) each (601, F) and f0 (F,), as hibari's graph gives them."""
         ids = np.asarray([self.tts.ids(phonemes)], np.int64)
-        return tuple(part[0] for part in self.tts.sess.run(None, {"ids": ids, "speed": np.asarray([speed], np.float32)}))
+        return tuple(
+            part[0]
+            for part in self.tts.sess.run(None, {"ids": ids, "speed": np.asarray([speed], np.float32)})
+        )
 
     def shaped(self, phonemes: str, state: VoiceState) -> tuple[NDArray[np.float32], ...]:
         """The parts with pitch, level, tilt and breath of ``state`` applied, base gain included."""
@@ -99,7 +105,8 @@ class Heart:
         gain = np.log(self.base_gain) + (state.level_db + tilt)[:, None] * (np.log(10.0) / 20.0)
         breath = state.breath_db * np.log(10.0) / 20.0
         return tuple(
-            part.astype(np.float32) for part in (lh + gain, theta, ln + gain + breath, lr + gain, phi, f0 * state.pitch)
+            part.astype(np.float32)
+            for part in (lh + gain, theta, ln + gain + breath, lr + gain, phi, f0 * state.pitch)
         )
 
     def say(self, text: str, state: VoiceState = VOICE_STATES[None], seed: int = 0) -> Rendering:
@@ -174,7 +181,9 @@ class KokoroQuestions:
         self.heart = Heart()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = ort.InferenceSession(str(kokoro.model_path()), options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(
+            str(kokoro.model_path()), options, providers=["CPUExecutionProvider"]
+        )
         self.vocabulary = json.loads((kokoro._data / "vocab.json").read_text("utf-8"))["vocab"]
         archive = np.load(str(kokoro._data / "voices_ja.npz"))
         self.styles = [archive[name][:, 0].astype(np.float32) for name in styles]
@@ -232,9 +241,13 @@ class FestivalQuestions:
             stretch = rng.uniform(0.85, 1.15)
             words = "".join(c for c in text if c.isalnum() or c in " ,.?'")
             script.append(f"(voice_{voice}) (Parameter.set 'Duration_Stretch {stretch:.2f})")
-            script.append(f'(utt.save.wave (utt.synth (Utterance Text "{words}")) "{folder}/{index}.wav" \'riff)')
+            script.append(
+                f'(utt.save.wave (utt.synth (Utterance Text "{words}")) "{folder}/{index}.wav" \'riff)'
+            )
             made.append(voice)
-        subprocess.run(["festival", "--pipe"], input="\n".join(script), text=True, check=True, capture_output=True)
+        subprocess.run(
+            ["festival", "--pipe"], input="\n".join(script), text=True, check=True, capture_output=True
+        )
         out = []
         for index, voice in enumerate(made):
             pcm, rate = soundfile.read(folder / f"{index}.wav", dtype="float32")

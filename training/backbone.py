@@ -45,6 +45,7 @@ class BackboneTraining:
     linguistic: float = 1.0
     semantic: float = 0.7
     smoothing: float = 0.15
+    text_answers: float = 0.3  # share of turns that also learn their answer as text alone
     pretraining: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=5000, lr=1.5e-3, warmup=300, final=0.4, weight_decay=0.05, betas=(0.9, 0.95), seed=51
@@ -249,8 +250,19 @@ class Data:
     def turns(self, rng: np.random.Generator) -> dict[str, Tensor]:
         def make(row: int) -> Sequence:
             item = self.items[self.item_of[row]]
-            prefix = self.questions.prefix(row, rng)
-            return pack(prefix, [self.targets.answer(item.answer), self.targets.transcript(item.question)])
+            branches = [self.targets.answer(item.answer), self.targets.transcript(item.question)]
+            if rng.random() < self.config.text_answers:
+                branches.append(self.targets.written(item.answer))
+            return pack(self.questions.prefix(row, rng), branches)
+
+        return self.filled(self.by_length, make, rng)
+
+    def written(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A question in writing, answered in speech: facts and voice without the labour of hearing."""
+
+        def make(row: int) -> Sequence:
+            item = self.items[self.item_of[row]]
+            return pack(text_prefix(self.language, item.question), [self.targets.answer(item.answer)])
 
         return self.filled(self.by_length, make, rng)
 
@@ -280,8 +292,8 @@ class Data:
         return batch
 
 
-PRETRAINING = {"transcripts": 0.40, "interleaved": 0.35, "speaking": 0.25}
-TUNING = {"turns": 0.80, "interleaved": 0.14, "speaking": 0.06}
+PRETRAINING = {"transcripts": 0.40, "written": 0.30, "interleaved": 0.10, "speaking": 0.20}
+TUNING = {"turns": 0.80, "written": 0.08, "interleaved": 0.06, "speaking": 0.06}
 
 
 class BackboneTrainer:

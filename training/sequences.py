@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aqaa.tokens.answer import Answer, Segment, lay_out
-from aqaa.tokens.classes import ClassRanges
+from aqaa.tokens.classes import ClassRanges, TokenClass
 from aqaa.tokens.grammar import Caps, Grammar
 from aqaa.tokens.groups import Ratios
 from aqaa.tokens.ids import IdLayout
@@ -92,6 +92,13 @@ class Targets:
         return self._once(
             ("answer", answer), "answer", lambda: Answer.spoken(self._segment(s) for s in answer)
         )
+
+    def written(self, answer: tuple[Spoken, ...]) -> Target:
+        """The answer as text alone (AQTA). That it is text is the caller's wish: no decision to learn there."""
+        ids = tuple(i for spoken in answer for i in self.language.text.encode(spoken.text))
+        target = self._once(("written", answer), "answer", lambda: Answer(ids))
+        target.legal[0] = 1 << TokenClass.TEXT
+        return target
 
     def transcript(self, text: str) -> Target:
         ids = tuple(self.language.text.encode(text))

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from aqaa.models.nano_semantic import ScalarQuantizer
 from aqaa.models.step1 import Step1, Step1Config, alibi_bias, branch_mask
 from aqaa.tokens.classes import TokenClass
-from training.loop import LoopConfig, fit
+from training.loop import LoopConfig, fit, folder_and_threads
 from training.sequences import Language, Questions, Sequence, Targets, answer_prefix, pack, text_prefix
 from training.speech import corpus_at
 from training.tokens import GroupTable
@@ -31,8 +31,8 @@ SLOPES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.0625, 0.0)
 
 @dataclass(frozen=True)
 class BackboneTraining:
-    """``text``, ``decision``, ``linguistic``, ``semantic`` weigh the losses; ``smoothing`` is the mass a semantic
-    target gives to its eight neighbours in the scalar quantiser."""
+    """``text``, ``decision``, ``linguistic``, ``semantic`` weigh the losses; ``smoothing`` is the mass that a
+    semantic target gives to its eight neighbours in the scalar quantiser."""
 
     hidden: int = 256
     feed_forward: int = 768
@@ -74,7 +74,8 @@ def step1_config(language: Language, config: BackboneTraining) -> Step1Config:
 class CodedBackbone(nn.Module):
     """step1 whose audio rows are a free row plus what the code means: its centroid, or its four levels.
 
-    Codes that sound alike start out alike. ``fold`` writes the sums into plain ``embed_tokens`` and ``lm_head``.
+    Codes that sound alike start out alike. ``fold`` writes the sums into plain ``embed_tokens`` and
+    ``lm_head``.
     """
 
     def __init__(self, language: Language, config: BackboneTraining, centroids: Tensor) -> None:
@@ -88,9 +89,8 @@ class CodedBackbone(nn.Module):
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5 if deep else 0.02)
         digits = ScalarQuantizer(LEVELS).decode(torch.arange(4096))
-        hot = (
-            F.one_hot(((digits + 1) * 3.5).round().long(), 8).flatten(1).float()
-        )  # (4096, 32): four levels of eight
+        # (4096, 32): four levels of eight
+        hot = F.one_hot(((digits + 1) * 3.5).round().long(), 8).flatten(1).float()
         self.register_buffer("digits", hot, persistent=False)
         self.register_buffer(
             "centroids", F.normalize(centroids - centroids.mean(0), dim=1) * 4, persistent=False
@@ -177,7 +177,7 @@ class Loss:
             "linguistic": inside[is_word].mean() if bool(is_word.any()) else low.sum() * 0,
             "semantic": semantic if bool(sound.any()) else low.sum() * 0,
         }
-        # Every position counts by its own weight, so that a batch of transcripts is no heavier than it is long.
+        # Every position has its own weight, so that a batch of transcripts is no heavier than it is long.
         weight = c.text * is_text + c.linguistic * is_word
         numerator = (c.decision * decision[choice]).sum() + (weight * inside).sum()
         denominator = c.decision * choice.sum() + weight.sum() + c.semantic * sound.sum()
@@ -231,10 +231,6 @@ class Data:
         )
         self.by_question = np.argsort(np.diff(table.offsets), kind="stable")
         self.by_answer = np.argsort(answer_groups, kind="stable")
-
-    def neighbours(self, order: np.ndarray, size: int, rng: np.random.Generator) -> list[int]:
-        start = int(rng.integers(0, len(order) - size))
-        return [int(i) for i in order[start : start + size]]
 
     def filled(self, order: np.ndarray, make, rng: np.random.Generator) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
         """As many sequences of like length as fit into a batch."""
@@ -327,6 +323,4 @@ class BackboneTrainer:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    BackboneTrainer(root, BackboneTraining()).run()
+    BackboneTrainer(folder_and_threads(sys.argv), BackboneTraining()).run()

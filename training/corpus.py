@@ -1,7 +1,9 @@
 """The synthetic corpus: items, spoken answers and spoken questions, in resumable shards.
 
 A shard is one ``.npz`` (PCM16 and offsets) that is a pure function of (seed, shard index); a run that
-was stopped goes on with the first missing shard. Everything lands under ``work/nano/corpus``.
+was stopped goes on with the first missing shard.
+
+    python -m training.corpus work/nano answers,questions 2    # parts, processes
 """
 
 from __future__ import annotations
@@ -46,19 +48,8 @@ def save_shard(path: Path, clips: list[NDArray[np.float32]], **extra: list[NDArr
     os.replace(partial, path)
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One recording: PCM float32, its text, who said it, and for answers the F0 it was made from (Hz per 12.5 ms)."""
-
-    pcm: NDArray[np.float32]
-    text: str
-    voice: str
-    style: str | None = None
-    f0: NDArray[np.float32] | None = None
-
-
 class Corpus:
-    """Reads what the stages wrote. ``items[i]`` was asked in ``question(i)``; ``answers`` maps a Spoken to a row."""
+    """Reads what was written. ``row`` maps a Spoken to its rendering; questions name the item they ask."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -185,8 +176,10 @@ def _once(name: str, make):  # type: ignore[no-untyped-def]
 
 def _job(job: tuple[str, Path, int, CorpusConfig]) -> str:
     name, folder, shard, config = job
-    {"answers": lambda: answer_shard(folder, shard), "questions": lambda: question_shard(folder, shard, config),
-     "kokoro": lambda: kokoro_shard(folder, shard, config)}[name]()  # fmt: skip
+    if name == "answers":
+        answer_shard(folder, shard)
+    else:
+        {"questions": question_shard, "kokoro": kokoro_shard}[name](folder, shard, config)
     return f"{name} {shard}"
 
 
@@ -209,4 +202,5 @@ def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes:
 
 
 if __name__ == "__main__":
-    build(Path("work/nano/corpus"), CorpusConfig(), tuple(sys.argv[1].split(",")), int(sys.argv[2]))
+    root, parts, processes = Path(sys.argv[1]), tuple(sys.argv[2].split(",")), int(sys.argv[3])
+    build(root / "corpus", CorpusConfig(), parts, processes)

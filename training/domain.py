@@ -20,7 +20,10 @@ import yaml
 Split = Literal["train", "dev", "test"]
 STYLES = ("normal", "slow", "fast", "high", "low", "loud", "soft")
 
-_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
@@ -88,7 +91,8 @@ def repeat_sentence(rng: random.Random, split: Split) -> str:
     while True:
         shape = rng.random()
         if shape < 0.40:
-            text = f"the {pick('adjectives')} {pick('nouns')} {pick('verbs')} the {pick('adjectives')} {pick('nouns')}"
+            text = f"the {pick('adjectives')} {pick('nouns')} {pick('verbs')}"
+            text += f" the {pick('adjectives')} {pick('nouns')}"
         elif shape < 0.62:
             text = f"the {pick('adjectives')} {pick('nouns')} is {pick('places')}"
         elif shape < 0.80:
@@ -305,7 +309,7 @@ def held_out_items(n: int, split: Split, seed: int) -> list[Item]:
 
 
 def speak_sentences(n: int, seed: int) -> list[Spoken]:
-    """``n`` distinct texts for the voice alone (text → speech), styled and plain, none of an evaluation split."""
+    """``n`` distinct texts for the voice alone (text → speech), styled and plain, of the training split."""
     rng = random.Random(seed)
     found: dict[Spoken, None] = {}
     while len(found) < n:

@@ -57,7 +57,11 @@ def whisper_mel(pcm_BN: Tensor, floor: float = 1e-5) -> Tensor:
 
 def speaker_mel(pcm_BN: Tensor) -> Tensor:
     """The vocoder's mel of 24 kHz PCM: (B, N) to (B, N // 240, 80), natural logarithm, floor 1e-5."""
-    padded = F.pad(pcm_BN[:, None], (392, 392), mode="reflect")[:, 0]
-    spectrum = torch.fft.rfft(padded.unfold(1, 1024, 240) * _HANN1024)
+    return speaker_frames(F.pad(pcm_BN[:, None], (392, 392), mode="reflect")[:, 0])
+
+
+def speaker_frames(pcm_BN: Tensor) -> Tensor:
+    """The frames of :func:`speaker_mel` that lie wholly inside: (B, N) to (B, (N - 1024) // 240 + 1, 80)."""
+    spectrum = torch.fft.rfft(pcm_BN.unfold(1, 1024, 240) * _HANN1024)
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
     return (magnitude @ _SPEAKER).clamp(min=1e-5).log()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow, NanoFlowConfig
 from training import features, semantic
-from training.loop import LoopConfig, fit
+from training.loop import LoopConfig, fit, folder_and_threads
 from training.speech import corpus_at
 from training.tokens import GroupTable
 
@@ -80,7 +80,8 @@ class Windows:
 
 
 def start_from_tokenizer(model: NanoFlow, folder: Path, windows: Windows) -> None:
-    """Copies the semantic decoder into the token encoder; the voice constant is what it made of the mean answer."""
+    """Copies the semantic decoder into the token encoder; the voice constant is what it makes of the mean
+    answer."""
     decoder = semantic.SemanticAutoencoder()
     decoder.load_state_dict(torch.load(folder / "semantic.pt", weights_only=True))
     source, tokens = decoder.decoder, model.tokens
@@ -116,6 +117,4 @@ def train(folder: Path, config: FlowTraining = FlowTraining()) -> NanoFlow:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    train(root)
+    train(folder_and_threads(sys.argv))

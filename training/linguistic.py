@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from aqaa.models.linguistic import LinguisticConfig, LinguisticEncoder
 from training import augment, features, phonemes
-from training.loop import LoopConfig, fit, length_batches
+from training.loop import LoopConfig, fit, folder_and_threads, length_batches
 from training.speech import Utterance, answers, corpus_at, questions
 
 NANO = LinguisticConfig(
@@ -38,7 +38,6 @@ class LinguisticTraining:
     quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
     augment: augment.AugmentConfig = field(default_factory=augment.AugmentConfig)
     commitment: float = 0.1
-    centroid_decay: float = 0.98
 
 
 class Listener(nn.Module):
@@ -192,7 +191,8 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
     fit("linguistic-acoustic", model, losses, config.acoustic, folder, evaluate=evaluate)
     if not (folder / "linguistic.pt").exists() and not (folder / "linguistic.checkpoint.pt").exists():
         model.centroids.copy_(k_means(model, batches))
-    # Kokoro is slow, so few of its clips exist, and they may be made while the first pass runs: they count double here.
+    # Kokoro is slow, so few of its clips exist, and they may be made while the first pass runs: they count
+    # double here.
     few = [u for u in questions(corpus, lexicon, ("kokoro",)) if u.text not in dev_texts]
     batches = Batches(usable + 2 * few, config)
     model.quantise = True
@@ -201,6 +201,4 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    train(root)
+    train(folder_and_threads(sys.argv))

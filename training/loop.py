@@ -147,14 +147,19 @@ def length_batches(seconds: Iterable[float], budget: float) -> list[list[int]]:
 
 
 def weights_of(folder: Path, *names: str) -> dict[str, Tensor]:
-    """The newest weights of a stage: the first of ``names`` that is finished, else that has a checkpoint."""
+    """Weights of the first of ``names`` that is finished or has a checkpoint. Raises FileNotFoundError."""
     for name in names:
-        if (folder / f"{name}.pt").exists():
-            finished: dict[str, Tensor] = torch.load(folder / f"{name}.pt", weights_only=True)
-            return finished
-        if (folder / f"{name}.checkpoint.pt").exists():
-            model: dict[str, Tensor] = torch.load(folder / f"{name}.checkpoint.pt", weights_only=True)[
-                "model"
-            ]
-            return model
+        finished, checkpoint = folder / f"{name}.pt", folder / f"{name}.checkpoint.pt"
+        if finished.exists():
+            weights: dict[str, Tensor] = torch.load(finished, weights_only=True)
+            return weights
+        if checkpoint.exists():
+            state: dict[str, dict[str, Tensor]] = torch.load(checkpoint, weights_only=True)
+            return state["model"]
     raise FileNotFoundError(f"no weights of {' or '.join(names)} in {folder}; run that stage first")
+
+
+def folder_and_threads(arguments: list[str]) -> Path:
+    """``python -m training.<stage> [folder] [threads]``: sets torch's threads (2), gives ``work/nano``."""
+    torch.set_num_threads(int(arguments[2]) if len(arguments) > 2 else 2)
+    return Path(arguments[1] if len(arguments) > 1 else "work/nano")

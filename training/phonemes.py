@@ -1,4 +1,4 @@
-"""Phoneme targets for the tokenizers' CTC heads: hibari's pronunciation, stress marks and punctuation dropped."""
+"""Phoneme targets for the tokenizers' CTC heads: hibari's pronunciation without stress or punctuation."""
 
 from __future__ import annotations
 

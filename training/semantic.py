@@ -23,7 +23,7 @@ from aqaa.models.convnext import ConvNeXtBlock
 from aqaa.models.nano_semantic import NanoSemanticConfig, NanoSemanticEncoder
 from training import augment, features, phonemes
 from training.corpus import Corpus
-from training.loop import LoopConfig, fit, length_batches
+from training.loop import LoopConfig, fit, folder_and_threads, length_batches
 from training.speech import Utterance, corpus_at, questions
 
 NANO = NanoSemanticConfig()
@@ -49,7 +49,10 @@ class SemanticTraining:
 
 
 class SemanticDecoder(nn.Module):
-    """Codes' values (B, J, K) to features (B, J, D) and the mel (B, 4 J, 80); the flow's token encoder starts from it."""
+    """Codes' values (B, J, K) to features (B, J, D) and the mel (B, 4 J, 80).
+
+    The flow's token encoder starts from it.
+    """
 
     def __init__(self, config: NanoSemanticConfig, blocks: int = 4) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class AnswerClips:
 
 
 def frame_f0(f0_hibari: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    """F0 by 12.5 ms frames to F0 at the centres of 10 ms frames (240 t samples); 0 where a neighbour is unvoiced."""
+    """F0 by 12.5 ms frames to F0 at samples 240 t (24 kHz); 0 where a neighbouring frame is unvoiced."""
     where = np.arange(frames) * 240 / 300 - 0.5
     low = np.clip(np.floor(where).astype(int), 0, len(f0_hibari) - 1)
     high = np.clip(low + 1, 0, len(f0_hibari) - 1)
@@ -235,6 +238,4 @@ def train(folder: Path, config: SemanticTraining = SemanticTraining()) -> Semant
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    train(root)
+    train(folder_and_threads(sys.argv))

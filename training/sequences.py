@@ -62,7 +62,7 @@ class Language:
 
 @dataclass(frozen=True)
 class Target:
-    """A continuation: its marker (given), its ids (to be learned) and the legal classes before each (bit sets)."""
+    """A continuation: its marker (given), its ids (to be learned), the legal classes of each (bit sets)."""
 
     marker: Ints
     ids: Ints
@@ -72,7 +72,7 @@ class Target:
 
 @dataclass
 class Sequence:
-    """``ids``, ``positions`` and ``branch`` of the inputs; ``target`` (-1: none) and ``legal`` of what follows each."""
+    """Inputs (``ids``, ``positions``, ``branch``) and what follows each: ``target`` (-1: none), ``legal``."""
 
     ids: Ints
     positions: Ints
@@ -94,7 +94,7 @@ class Targets:
         )
 
     def written(self, answer: tuple[Spoken, ...]) -> Target:
-        """The answer as text alone (AQTA). That it is text is the caller's wish: no decision to learn there."""
+        """The answer as text alone (AQTA). That it is text is the caller's wish: nothing to decide there."""
         ids = tuple(i for spoken in answer for i in self.language.text.encode(spoken.text))
         target = self._once(("written", answer), "answer", lambda: Answer(ids))
         target.legal[0] = 1 << TokenClass.TEXT
@@ -168,8 +168,8 @@ class Questions:
         self.linguistic_pool = words.ravel()
 
     def prefix(self, row: int, rng: np.random.Generator, *, replace_all: float = 0.3) -> Ints:
-        """The question of one tokenisation: with ``replace_all`` its semantic codes become random ones, else some
-        codes of both kinds do."""
+        """The question of one tokenisation, its codes spoilt: with probability ``replace_all`` every semantic
+        code becomes a random one, else some do; and some linguistic ones."""
         groups = self.table[row].astype(np.int64)
         words, sounds = groups[:, :2], groups[:, 2:]
         if rng.random() < replace_all:

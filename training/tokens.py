@@ -20,7 +20,7 @@ from torch import Tensor
 from aqaa.models.nano_semantic import NanoSemanticEncoder
 from training import augment, features, linguistic, semantic
 from training.corpus import Corpus
-from training.loop import length_batches
+from training.loop import folder_and_threads, length_batches
 from training.speech import answers, corpus_at, questions
 
 CONTROLS = ("<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>")
@@ -45,10 +45,8 @@ class Codec:
         autoencoder = semantic.SemanticAutoencoder()
         autoencoder.load_state_dict(torch.load(folder / "semantic.pt", weights_only=True))
         self.encoder: NanoSemanticEncoder = autoencoder.encoder
-        for part in (
-            self.listener,
-            self.encoder,
-        ):  # the bundle holds half precision: tokenise with what it will hold
+        # The bundle holds half precision: tokenise with what it will hold.
+        for part in (self.listener, self.encoder):
             part.half().float().eval()
 
     @torch.inference_mode()
@@ -117,14 +115,14 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig) -> None:
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
     """A unigram SentencePiece model with byte fallback; markers, styles and roles are control pieces."""
     texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
-    texts += [
-        role for role in ROLES for _ in range(len(texts) // 20)
-    ]  # headers are prompts of one piece and a newline
+    # A message's header shall be one piece and a newline.
+    texts += [role for role in ROLES for _ in range(len(texts) // 20)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, vocab_size=pieces, model_type="unigram", byte_fallback=True,
-        character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, pad_id=-1, unk_id=0,
-        bos_id=1, eos_id=2, control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n"], minloglevel=2, num_threads=1,
+        sentence_iterator=iter(texts), model_writer=model, model_type="unigram", vocab_size=pieces,
+        byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, pad_id=-1, unk_id=0, bos_id=1, eos_id=2,
+        control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n"], minloglevel=2, num_threads=1,
     )  # fmt: skip
     path.write_bytes(model.getvalue())
 
@@ -141,5 +139,4 @@ def build(folder: Path, config: TokenConfig = TokenConfig()) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    build(Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano"))
+    build(folder_and_threads(sys.argv))

@@ -1,8 +1,8 @@
 """The teachers: text to speech that ships inside packages, called offline.
 
-The answering voice is hibari's "heart" and nobody else (:class:`AnswerVoice`). Question voices are
-everything else in :data:`QUESTION_VOICES`, heart included but warped. The voices in :data:`RESERVED`
-are for evaluation and are refused here.
+The answering voice is hibari's "heart" and nobody else (:class:`AnswerVoice`). Question voices are heart
+warped into other speakers, the Kokoro styles, flite and festival named below. The voices in :data:`RESERVED`
+are for evaluation: no training voice is among them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def speech_span(pcm: Pcm, rate: int, threshold: float = 0.01) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class VoiceState:
-    """How heart says a segment: pace, pitch factor, level in dB, spectral tilt above 1 kHz in dB, breath in dB."""
+    """How heart says a segment: factors of pace and pitch; level, tilt above 1 kHz and breath in dB."""
 
     speed: float = 1.0
     pitch: float = 1.0
@@ -90,7 +90,8 @@ class Heart:
         return " ".join(self.tts.phonemize(text))
 
     def parts(self, phonemes: str, speed: float) -> tuple[NDArray[np.float32], ...]:
-        """(log harmonic, theta, log noise, log free-phase, phi) each (601, F) and f0 (F,), as hibari's graph gives them."""
+        """What hibari's graph gives: log harmonic, theta, log noise, log free-phase, phi, each (601, F), and
+        f0 (F,) in Hz."""
         ids = np.asarray([self.tts.ids(phonemes)], np.int64)
         return tuple(
             part[0]

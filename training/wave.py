@@ -1,8 +1,8 @@
 """Stage 7: the wave head, taught by the teacher's own parts.
 
-hibari exposes what it sums: a filtered pulse train and two noises, with the F0 and phase of the pulses. So the
-harmonic filter is regressed on the harmonic sound alone, with the teacher's pulses as source, the noise level
-by the likelihood of the rest, and F0 directly. A second pass trains on what the flow really makes.
+hibari exposes what it sums: a filtered pulse train and two noises, with the F0 and phase of the pulses. So
+the harmonic filter is regressed on the harmonic sound alone, with the teacher's pulses as source, the noise
+level by the likelihood of the rest, and F0 directly. A second pass trains on what the flow really makes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from aqaa.models.nano_wave import NanoWave, NanoWaveConfig, Parts
 from training import features
-from training.loop import LoopConfig, fit
+from training.loop import LoopConfig, fit, folder_and_threads
 from training.speech import corpus_at
 
 NANO = NanoWaveConfig()
@@ -86,9 +86,8 @@ class Crops:
     def draw(self, rng: np.random.Generator) -> dict[str, Tensor]:
         from hibari import dsp
 
-        samples = (
-            self.config.crop * NANO.hop + NANO.n_fft - NANO.hop
-        )  # frame 0's window starts 360 before its hop
+        # Frame 0's window starts 360 samples before its hop.
+        samples = self.config.crop * NANO.hop + NANO.n_fft - NANO.hop
         rows: dict[str, list[NDArray[np.float32]]] = {
             k: [] for k in ("harmonic", "noise", "pulses", "f0", "wave")
         }
@@ -118,7 +117,8 @@ class Crops:
 
 
 def frame_f0_at(f0_hibari: NDArray[np.float32], first_sample: int, frames: int) -> NDArray[np.float32]:
-    """F0 at frame centres ``first_sample + 240 t + 120``; 0 where a neighbouring 12.5 ms frame is unvoiced."""
+    """F0 at frame centres ``first_sample + 240 t + 120``; where one of the two 12.5 ms frames around is
+    unvoiced, that of the nearer one (0 if unvoiced)."""
     where = (first_sample + 240 * np.arange(frames) + 120) / 300 - 0.5
     low = np.clip(np.floor(where).astype(int), 0, len(f0_hibari) - 1)
     high = np.clip(low + 1, 0, len(f0_hibari) - 1)
@@ -132,9 +132,7 @@ def frame_f0_at(f0_hibari: NDArray[np.float32], first_sample: int, frames: int) 
 
 def crop_mel(wave_BN: Tensor) -> Tensor:
     """The vocoder's mel without padding: crops carry their own context."""
-    spectrum = torch.fft.rfft(wave_BN.unfold(1, 1024, 240) * features._HANN1024)
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
-    return (magnitude @ features._SPEAKER).clamp(min=1e-5).log()
+    return features.speaker_frames(wave_BN)
 
 
 def compressed(spectrum: Tensor, power: float = 0.3) -> Tensor:
@@ -185,6 +183,4 @@ def train(folder: Path, config: WaveTraining = WaveTraining()) -> NanoWave:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 2)
-    root = Path(sys.argv[1] if len(sys.argv) > 1 else "work/nano")
-    train(root)
+    train(folder_and_threads(sys.argv))

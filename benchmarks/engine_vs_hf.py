@@ -190,9 +190,8 @@ def main() -> None:
         "engine fast": engine_generate(model, "fast"),
     }
     rng = np.random.default_rng(0)
-    print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {arguments.threads} threads, {clock.__name__}"
-    )
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{size:.1f} M parameters, {arguments.threads} threads, {clock.__name__}")
     print(f"{'in flight':>9}  {'side':<13} {'tokens/s':>9} {'ms/step':>8} {'ratio':>6}  ids agreeing")
     for count in (1, 8):
         # Fresh prompts in every batch, the same for all sides: no side may reuse an earlier prefix.

@@ -215,8 +215,8 @@ class Data:
         self.items = corpus.items
         self.spoken = corpus.spoken
         self.answers = GroupTable(folder / "tokens" / "answers.npz")
-        table = GroupTable(folder / "tokens" / "questions.npz")
-        self.item_of = table.extra["items"]
+        table = GroupTable(*sorted((folder / "tokens").glob("questions-*.npz")))
+        self.item_of = table.items
         self.questions = Questions(self.language, table)
         self.targets = Targets(self.language, corpus.row, self.answers)
         answer_groups = np.diff(self.answers.offsets)

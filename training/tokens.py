@@ -70,12 +70,14 @@ def save_groups(path: Path, rows: list[NDArray[np.int16]], **extra: NDArray[np.g
 
 
 class GroupTable:
-    """Rows of (G, 5) codes on disk."""
+    """Rows of (G, 5) codes from one or more files; ``items`` says which item each row asks (questions only)."""
 
-    def __init__(self, path: Path) -> None:
-        data = np.load(path)
-        self.groups, self.offsets = data["groups"], data["offsets"]
-        self.extra = {name: data[name] for name in data.files if name not in ("groups", "offsets")}
+    def __init__(self, *paths: Path) -> None:
+        files = [np.load(path) for path in paths]
+        self.groups = np.concatenate([data["groups"] for data in files])
+        lengths = [np.diff(data["offsets"]) for data in files]
+        self.offsets = np.concatenate(([0], np.cumsum(np.concatenate(lengths))))
+        self.items = np.concatenate([data.get("items", np.zeros(0, np.int64)) for data in files])
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -97,19 +99,19 @@ def tokenize_answers(folder: Path, codec: Codec, config: TokenConfig) -> None:
     save_groups(folder / "tokens" / "answers.npz", rows)
 
 
-def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig) -> None:
+def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant: int) -> None:
+    """One pass over all questions through rooms, noises, levels and shifts of its own."""
     corpus, lexicon = corpus_at(str(folder))
     heard = questions(corpus, lexicon)
-    loud = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0))
+    scatter = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0))
+    rng = np.random.default_rng([config.seed, variant])
     rows: list[NDArray[np.int16]] = []
     items: list[int] = []
-    for variant in range(config.variants):
-        rng = np.random.default_rng([config.seed, variant])
-        for batch in length_batches((u.seconds for u in heard), config.seconds):
-            pcm, samples = augment.waveforms([heard[i].samples for i in batch], loud, rng)
-            rows += codec.groups(pcm, samples, keep_level=False)
-            items += [heard[i].row for i in batch]
-    save_groups(folder / "tokens" / "questions.npz", rows, items=np.array(items))
+    for batch in length_batches((u.seconds for u in heard), config.seconds):
+        pcm, samples = augment.waveforms([heard[i].samples for i in batch], scatter, rng)
+        rows += codec.groups(pcm, samples, keep_level=False)
+        items += [heard[i].row for i in batch]
+    save_groups(folder / "tokens" / f"questions-{variant}.npz", rows, items=np.array(items))
 
 
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
@@ -128,14 +130,16 @@ def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
 
 
 def build(folder: Path, config: TokenConfig = TokenConfig()) -> None:
-    (folder / "tokens").mkdir(exist_ok=True)
+    tokens = folder / "tokens"
+    tokens.mkdir(exist_ok=True)
     codec = Codec(folder)
-    if not (folder / "tokens" / "answers.npz").exists():
-        tokenize_answers(folder, codec, config)
-    if not (folder / "tokens" / "questions.npz").exists():
-        tokenize_questions(folder, codec, config)
     if not (folder / "text.model").exists():
         train_vocabulary(Corpus(folder / "corpus"), folder / "text.model", config.pieces)
+    if not (tokens / "answers.npz").exists():
+        tokenize_answers(folder, codec, config)
+    for variant in range(config.variants):
+        if not (tokens / f"questions-{variant}.npz").exists():
+            tokenize_questions(folder, codec, config, variant)
 
 
 if __name__ == "__main__":

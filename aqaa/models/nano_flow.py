@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,11 @@ FRAMES_PER_GROUP = 12
 
 @dataclass(frozen=True)
 class NanoFlowConfig:
-    """``mean`` and ``scale`` bring the natural-log mel near unit variance; codes of -1 mean "no group here"."""
+    """Sizes of the flow. Codes of -1 mean "no group here".
+
+    mean, scale  bring the natural-log mel near unit variance
+    temperature  standard deviation of the noise that a vocoder starts from; training always uses 1
+    """
 
     n_mels: int = 80
     dim: int = 256
@@ -37,6 +42,7 @@ class NanoFlowConfig:
     time_dim: int = 256
     mean: float = -5.0
     scale: float = 2.5
+    temperature: float = 1.0
 
 
 class TokenEncoder(nn.Module):
@@ -81,13 +87,18 @@ class VelocityNet(nn.Module):
         d, c = config.dim, config.time_dim
         self.time = nn.Sequential(nn.Linear(128, c), nn.SiLU(), nn.Linear(c, c), nn.SiLU())
         self.inp = nn.Linear(2 * config.n_mels + d, d)
-        block = lambda: ConvNeXtBlock(d, kernel=config.kernel, condition_dim=c)  # noqa: E731
-        self.before = nn.ModuleList(block() for _ in range(config.outer_blocks))
+
+        def blocks(count: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ConvNeXtBlock(d, kernel=config.kernel, condition_dim=c) for _ in range(count)
+            )
+
+        self.before = blocks(config.outer_blocks)
         self.down = nn.Conv1d(d, d, 4, 2, 1)
-        self.middle = nn.ModuleList(block() for _ in range(config.inner_blocks))
+        self.middle = blocks(config.inner_blocks)
         self.up = nn.ConvTranspose1d(d, d, 4, 2, 1)
         self.join = nn.Linear(2 * d, d)
-        self.after = nn.ModuleList(block() for _ in range(config.outer_blocks))
+        self.after = blocks(config.outer_blocks)
         self.norm = nn.LayerNorm(d)
         self.out = nn.Linear(d, config.n_mels)
 
@@ -126,13 +137,14 @@ class NanoFlow(nn.Module):
     def solve(self, linguistic_BG2: Tensor, semantic_BG3: Tensor, noise_BTM: Tensor, steps: int) -> Tensor:
         """Euler steps on the cosine schedule ``1 - cos(π/2 · k/steps)``: mel (B, 12 G, M), natural logarithm.
 
-        ``noise_BTM`` is the start of the path, drawn by the caller and keyed by absolute frame; scaling it
-        below unit variance trades variety for accuracy.
+        Codes are int64, -1 throughout a group that is not there. The path starts at ``noise_BTM``, drawn by
+        the caller and keyed by absolute frame; below unit variance it trades variety for accuracy.
+        Every output frame depends on the whole input, so a tile's result belongs to its window.
         """
         prior, features = self.tokens(linguistic_BG2, semantic_BG3)
         x = noise_BTM
         times = 1 - torch.cos(torch.linspace(0, 1, steps + 1) * (math.pi / 2))
-        for t, after in zip(times[:-1], times[1:], strict=True):
+        for t, after in pairwise(times):
             x = x + (after - t) * self.velocity(x, t.expand(len(x)), prior, features)
         return x * self.config.scale + self.config.mean
 
@@ -145,7 +157,10 @@ class NanoFlow(nn.Module):
         t_B: Tensor,
         weight_BT: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """(flow-matching loss, L1 of the prior), both averaged with ``weight_BT``; ``mel_BTM`` is natural-log."""
+        """(flow-matching loss, L1 of the prior), both averaged with ``weight_BT``.
+
+        ``mel_BTM`` is the natural-log target, ``t_B`` the time on the path, 0 … 1.
+        """
         target = (mel_BTM - self.config.mean) / self.config.scale
         prior, features = self.tokens(linguistic_BG2, semantic_BG3)
         t_B11 = t_B[:, None, None]

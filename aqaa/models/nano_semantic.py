@@ -22,18 +22,27 @@ MEL_FRAMES_PER_CODE = 4
 
 @dataclass(frozen=True)
 class NanoSemanticConfig:
-    """``ahead`` is the look-ahead of each block in codes (40 ms). ``silence`` is the value of a mel bin where
-    there is no sound: the signal counts as preceded and followed by such frames."""
+    """Sizes of the encoder.
+
+    ahead  look-ahead of each block, in codes (40 ms)
+    floor  lowest log10 power of the mel that is told apart from silence
+    """
 
     n_mels: int = 128
     dim: int = 256
     kernel: int = 5
     ahead: tuple[int, ...] = (1, 1, 1, 0)
     levels: tuple[int, ...] = (8, 8, 8, 8)
-    silence: float = -0.25
+    floor: float = -5.0
+
+    @property
+    def silence(self) -> float:
+        """A mel bin without sound: the signal counts as preceded and followed by such frames."""
+        return (self.floor + 4.0) / 4.0
 
     @property
     def codes(self) -> int:
+        """Size of the codebook."""
         total = 1
         for levels in self.levels:
             total *= levels
@@ -46,11 +55,12 @@ class NanoSemanticConfig:
 
     @property
     def codes_ahead(self) -> int:
+        """How many later codes' frames a code depends on."""
         return sum(self.ahead)
 
     @property
     def frames_before(self) -> int:
-        """Mel frames of context before the first frame of a code: its neighbours' and those of two convolutions."""
+        """Mel frames of context before a code's first: its neighbours' and those of two convolutions."""
         return MEL_FRAMES_PER_CODE * self.codes_behind + 3
 
 
@@ -111,8 +121,9 @@ class NanoSemanticEncoder(nn.Module):
         self.quantizer = ScalarQuantizer(config.levels)
 
     def window(self, mel_BTF: Tensor) -> Tensor:
-        """Frames with their full context to codes' values: (B, frames_before + 4 (J + codes_ahead), n_mels) to (B, J, K).
+        """Frames with their full context to codes' values (B, J, K).
 
+        ``mel_BTF`` is whisper's log-mel with a fixed floor: (B, frames_before + 4 (J + codes_ahead), n_mels).
         No padding takes part, so a code is the same in every window that holds its context.
         """
         x = F.gelu(self.conv1(mel_BTF.transpose(1, 2)))

@@ -181,12 +181,16 @@ def test_waiting_requests_are_served_in_order_and_counted():
     assert ended == [first, second]
 
 
-def test_the_slot_of_an_opened_prompt_without_ids_is_kept_for_it():
+def test_a_place_is_kept_for_a_prompt_without_ids_until_it_is_cancelled():
     engine = small_engine(slots=1)
-    engine.open()
+    request = engine.open()
+    assert not engine.busy
+    assert engine.step() == []
     with pytest.raises(CapacityError):
         engine.open(PROMPT)
-    assert not engine.busy
+    engine.cancel(request)
+    assert [event.request for event in finish(engine)] == [request]
+    assert answer_alone(engine, PROMPT, 2)
 
 
 def test_an_answer_that_outgrows_its_slot_ends_with_the_reason():

@@ -171,23 +171,19 @@ class Loss:
         decision = -decision_all.gather(1, goal_class[:, None])[:, 0]
         inside = by_class.gather(1, goal_class[:, None])[:, 0] - low.gather(1, goal[:, None])[:, 0]
         is_text, is_word = goal_class == int(TokenClass.TEXT), goal_class == int(TokenClass.LINGUISTIC)
-        named = {
-            "decision": decision[choice].mean(),
-            "text": inside[is_text].mean(),
-            "linguistic": inside[is_word].mean() if bool(is_word.any()) else low.sum() * 0,
-            "semantic": semantic if bool(sound.any()) else low.sum() * 0,
-        }
+        # What a batch has nothing of is not reported: it would dilute or spoil the logged means.
+        parts = {"decision": decision[choice], "text": inside[is_text], "linguistic": inside[is_word]}
+        named = {name: losses.mean() for name, losses in parts.items() if len(losses)}
         # Every position has its own weight, so that a batch of transcripts is no heavier than it is long.
         weight = c.text * is_text + c.linguistic * is_word
         numerator = (c.decision * decision[choice]).sum() + (weight * inside).sum()
         denominator = c.decision * choice.sum() + weight.sum() + c.semantic * sound.sum()
         if bool(sound.any()):
+            named["semantic"] = semantic
             numerator = numerator + c.semantic * semantic * sound.sum()
-        with torch.no_grad():
-            right = (low.masked_fill(self.class_of != int(TokenClass.TEXT), -torch.inf).argmax(1) == goal)[
-                is_text
-            ]
-            named["text_right"] = right.float().mean()
+        if bool(is_text.any()):
+            text = low[is_text].detach().masked_fill(self.class_of != int(TokenClass.TEXT), -torch.inf)
+            named["text_right"] = (text.argmax(1) == goal[is_text]).float().mean()
         return {"total": numerator / denominator, **named}
 
 

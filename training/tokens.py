@@ -70,7 +70,7 @@ def save_groups(path: Path, rows: list[NDArray[np.int16]], **extra: NDArray[np.g
 
 
 class GroupTable:
-    """Rows of (G, 5) codes from one or more files; ``items`` says which item each row asks (questions only)."""
+    """Rows of (G, 5) codes from one or more files; ``items`` names the item each row asks (questions only)."""
 
     def __init__(self, *paths: Path) -> None:
         files = [np.load(path) for path in paths]
@@ -115,9 +115,9 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
 
 
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
-    """A unigram SentencePiece model with byte fallback; markers, styles and roles are control pieces."""
+    """A unigram SentencePiece model with byte fallback; markers and styles are control pieces."""
     texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
-    # A message's header shall be one piece and a newline.
+    # Roles often enough to become pieces: every message has one in its header.
     texts += [role for role in ROLES for _ in range(len(texts) // 20)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

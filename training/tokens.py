@@ -70,7 +70,7 @@ def save_groups(path: Path, rows: list[NDArray[np.int16]], **extra: NDArray[np.g
 
 
 class GroupTable:
-    """Rows of (G, 5) codes from one or more files; ``items`` names the item each row asks (questions only)."""
+    """Rows of (G, 5) codes from one or more files; ``items`` names the item a row asks (questions only)."""
 
     def __init__(self, *paths: Path) -> None:
         files = [np.load(path) for path in paths]

@@ -284,7 +284,7 @@ class Data:
         return batch
 
 
-PRETRAINING = {"transcripts": 0.40, "written": 0.30, "interleaved": 0.10, "speaking": 0.20}
+PRETRAINING = {"transcripts": 0.25, "turns": 0.35, "written": 0.20, "interleaved": 0.05, "speaking": 0.15}
 TUNING = {"turns": 0.80, "written": 0.08, "interleaved": 0.06, "speaking": 0.06}
 
 

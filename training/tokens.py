@@ -7,6 +7,7 @@ through another room, noise, level and shift, so that the backbone meets the sca
 from __future__ import annotations
 
 import io
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,12 @@ class Codec:
 
 
 def save_groups(path: Path, rows: list[NDArray[np.int16]], **extra: NDArray[np.generic]) -> None:
+    """Written whole or not at all."""
     offsets = np.cumsum([0] + [len(r) for r in rows])
-    np.savez(path, groups=np.concatenate(rows), offsets=offsets, **extra)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, groups=np.concatenate(rows), offsets=offsets, **extra)
+    os.replace(partial, path)
 
 
 class GroupTable:

@@ -20,8 +20,10 @@ from aqaa.audio.decode import Audio
 from aqaa.audio.resample import StreamResampler
 from aqaa.bundle import Bundle, Manifest
 from aqaa.engine.backbone import BackboneEngine, EngineSettings, Priority, Request
-from aqaa.engine.tokenizer import Tokenizer
-from aqaa.engine.vocoder import Vocoder, VocoderStream
+from aqaa.engine.tokenizer import Groups, Tokenizer
+from aqaa.engine.vocoder import PcmChunk, Vocoder, VocoderStream
+from aqaa.errors import BundleUnsupported
+from aqaa.models.step1 import Step1
 from aqaa.tokens.answer import AnswerParser, Group, SegmentEnd, SegmentStart, TextRun
 from aqaa.tokens.classes import TokenClass
 from aqaa.tokens.grammar import Grammar
@@ -147,7 +149,13 @@ class Pipeline:
         self.prompts = PromptBuilder(manifest.template, self.text, self.layout)
         self.styles = {self.text.piece_id(piece): style for style, piece in pieces.styles.items()}
         self.tokenizer = Tokenizer.load(bundle)
-        self.backbone = BackboneEngine(bundle.network("backbone"), EngineSettings(slots=4, capacity=CAPACITY))
+        network = bundle.network("backbone")
+        if not isinstance(network, Step1):
+            kind = manifest.backbone.kind
+            raise BundleUnsupported(
+                f"bundle {bundle.root}: backbone kind {kind!r}, this engine decodes 'step1'"
+            )
+        self.backbone = BackboneEngine(network, EngineSettings(slots=4, capacity=CAPACITY))
         self.vocoder = Vocoder.load(bundle)
 
     @classmethod
@@ -205,7 +213,7 @@ class Pipeline:
         pcm = np.concatenate((resampler.push(audio.samples), resampler.flush()))
         return self.audio_ids(self.tokenizer.tokenize(pcm))
 
-    def audio_ids(self, groups: NDArray[np.integer]) -> list[int]:
+    def audio_ids(self, groups: Groups) -> list[int]:
         """(G, 5) codes to ids in the order of the prompt."""
         pair = self.manifest.layout.group_linguistic
         words, sounds = groups[:, :pair], groups[:, pair:]
@@ -251,7 +259,7 @@ class Pipeline:
 
 @dataclass
 class Marks:
-    """Clock readings of one turn: request began, last sample handed in, question prefilled, first text, first and last PCM."""
+    """Clock readings: turn begun, last sample handed in, all prefilled, first text, first and last PCM."""
 
     began: float
     asked: float = 0.0
@@ -371,7 +379,7 @@ class Turn:
             self._request = self._pipeline.backbone.open(self._pipeline.prompts.opening())
         return self._request
 
-    def _hear(self, groups: NDArray[np.integer]) -> None:
+    def _hear(self, groups: Groups) -> None:
         if not len(groups):
             return
         pipeline = self._pipeline
@@ -446,10 +454,10 @@ class Turn:
         self.segments.append(Segment(voice.style, text, voice.groups, voice.start, self._sent))
         self._voice = None
 
-    def _emit(self, pieces: Sequence[Pcm]) -> Iterator[Sounded]:
+    def _emit(self, chunks: Sequence[PcmChunk]) -> Iterator[Sounded]:
         assert self._voice is not None
-        for pcm in pieces:
+        for chunk in chunks:
             if not self.marks.first_audio:
                 self.marks.first_audio = self._pipeline.clock()
-            yield Sounded(pcm, self._voice.index, self._sent)
-            self._sent += len(pcm)
+            yield Sounded(chunk.pcm, self._voice.index, self._sent)
+            self._sent += len(chunk.pcm)

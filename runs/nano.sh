@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Nano from nothing: text, speech, two tokenizers, backbone, vocoder, bundle, evaluation. Two cores, no GPU.
+#
+#   runs/nano.sh [WORK [BUNDLE]]      defaults: work/nano, models/nano
+#
+# Started again, it goes on where it was stopped. What each stage does and why: docs/training.md; what was
+# tried: docs/lab-log.md. Costs are CPU minutes of one machine (two cores, AVX-512), an *estimate* unless marked
+# measured; with both cores free the clock shows about half. Memory: 9 GB; disk: 6 GB.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=${1:-work/nano}
+bundle=${2:-models/nano}
+python=.venv/bin/python
+mkdir -p "$work"
+
+# ---- What the recipe needs ----------------------------------------------------------------------------
+
+voices=(flite festival festvox-us-slt-hts festvox-kallpc16k) # question voices of Debian 12
+missing=()
+for package in "${voices[@]}"; do
+  status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -ne 0 ]; then
+  echo "error: question voices are not installed: ${missing[*]}" >&2
+  echo "as root: apt-get install ${missing[*]}" >&2
+  exit 1
+elif [ ${#missing[@]} -gt 0 ]; then
+  apt-get install --yes --no-install-recommends "${missing[@]}"
+fi
+make .venv/.ready-test .venv/.ready-eval # the trainers with their teachers, the judges
+
+# stage PRODUCT NAME: runs training.NAME in the work folder unless its product is there.
+stage() {
+  echo "== $2 ($1)"
+  [ -e "$work/$1" ] || "$python" -m "training.$2" "$work"
+}
+
+# ---- Data: texts, split before anything is spoken; then every shard that is missing --------------------
+
+"$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
+"$python" -m training.corpus "$work" kokoro 2            #  42  900 questions by the slow teacher
+
+# ---- Audio tokenizers, and the corpus as tokens ---------------------------------------------------------
+
+stage linguistic.pt linguistic                           #  57  phonemes (42, measured), then through codes (15)
+stage semantic.pt semantic                               #  27
+stage tokens/questions-2.npz tokens                      #  60  answers once, questions three times, vocabulary
+
+# ---- Backbone: pre-training, then SFT-1 ------------------------------------------------------------------
+
+stage sft1.pt backbone                                   # 190
+# Later stages have their place here (docs/training.md):
+#   stage dpo.pt dpo         masked DPO from sft1: audio positions are no part of the loss
+#   stage sft2.pt sft2       a second, short SFT on chosen spoken answers
+#   stage merged.pt merge    (5 · SFT1 + 5 · SFT2 + 1 · DPO) / 11, and the export reads merged.pt
+
+# ---- Vocoder: tokens to mel, mel to sound ----------------------------------------------------------------
+
+stage flow.pt flow                                       # 100
+stage wave-supervised.pt wave                            # 200
+
+# ---- Bundle, and how good it is --------------------------------------------------------------------------
+
+"$python" -m training.export "$work" "$bundle"           #   1
+"$python" -m evaluation.nano --bundle "$bundle"          #  60  the reserved voice speaks first, slowly
+"$python" -m evaluation.shuffled --bundle "$bundle"      #   5

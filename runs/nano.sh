@@ -40,7 +40,7 @@ stage() {
 # ---- Data: texts, split before anything is spoken; then every shard that is missing --------------------
 
 "$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
-"$python" -m training.corpus "$work" kokoro 2            #  42  900 questions by the slow teacher
+"$python" -m training.corpus "$work" kokoro 2            #  25  550 questions by the slow teacher
 
 # ---- Audio tokenizers, and the corpus as tokens ---------------------------------------------------------
 

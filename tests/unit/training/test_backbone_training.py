@@ -128,7 +128,8 @@ def summed(language: Language, found: dict[str, Tensor], target: Tensor, legal: 
     """The loss's total times the weight of its positions, each of them 1."""
     classes = torch.tensor([int(language.ranges.class_of(int(i))) for i in target])
     choices = sum((legal >> c) & 1 for c in range(len(TokenClass))) > 1
-    counted = torch.isin(classes, torch.tensor([TokenClass.TEXT, TokenClass.LINGUISTIC, TokenClass.SEMANTIC]))
+    several = [TokenClass.TEXT, TokenClass.LINGUISTIC, TokenClass.SEMANTIC, TokenClass.STYLE]
+    counted = torch.isin(classes, torch.tensor(several))
     return found["total"] * (choices.sum() + counted.sum())
 
 

@@ -31,7 +31,7 @@ class FlowTraining:
     batch: int = 14
     prior: float = 0.5
     spoilt: float = 0.04  # share of codes replaced by others: the backbone errs too
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, lr=8e-4, warmup=150, seed=41))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=150, seed=41))
 
 
 class Windows:

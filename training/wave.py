@@ -31,7 +31,7 @@ class WaveTraining:
     crop: int = 96  # frames, of which the outer ones only give context
     batch: int = 16
     supervised: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=7000, lr=8e-4, warmup=100, seed=71, clip=5.0)
+        default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=100, seed=71, clip=5.0)
     )
 
 

@@ -21,7 +21,16 @@ from aqaa.models.nano_semantic import ScalarQuantizer
 from aqaa.models.step1 import Step1, Step1Config, alibi_bias, branch_mask
 from aqaa.tokens.classes import TokenClass
 from training.loop import LoopConfig, fit, folder_and_threads
-from training.sequences import Language, Questions, Sequence, Targets, answer_prefix, pack, text_prefix
+from training.sequences import (
+    Language,
+    Questions,
+    Sequence,
+    Targets,
+    answer_prefix,
+    audio_prefix,
+    pack,
+    text_prefix,
+)
 from training.speech import corpus_at
 from training.tokens import GroupTable
 
@@ -175,7 +184,8 @@ class Loss:
         parts = {"decision": decision[choice], "text": inside[is_text], "linguistic": inside[is_word]}
         named = {name: losses.mean() for name, losses in parts.items() if len(losses)}
         # Every position has its own weight, so that a batch of transcripts is no heavier than it is long.
-        weight = c.text * is_text + c.linguistic * is_word
+        is_style = goal_class == int(TokenClass.STYLE)
+        weight = c.text * is_text + c.linguistic * is_word + c.decision * is_style
         numerator = (c.decision * decision[choice]).sum() + (weight * inside).sum()
         denominator = c.decision * choice.sum() + weight.sum() + c.semantic * sound.sum()
         if bool(sound.any()):
@@ -271,6 +281,17 @@ class Data:
             self.by_answer, lambda row: pack(prefix, [self.targets.answer((self.spoken[row],))]), rng
         )
 
+    def continuing(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The beginning of an answer's speech as the question, the rest of it as the answer."""
+
+        def make(row: int) -> Sequence:
+            groups = self.answers[row]
+            start = int(rng.integers(1, len(groups)))
+            heard = self.language.audio_ids(groups[:start]).ravel().tolist()
+            return pack(audio_prefix(self.language, heard), [self.targets.rest(self.spoken[row], start)])
+
+        return self.filled(self.by_answer, make, rng)
+
     def speaking(self, rng: np.random.Generator) -> dict[str, Tensor]:
         def make(row: int) -> Sequence:
             spoken = self.spoken[row]
@@ -284,7 +305,14 @@ class Data:
         return batch
 
 
-PRETRAINING = {"transcripts": 0.25, "turns": 0.35, "written": 0.20, "interleaved": 0.05, "speaking": 0.15}
+PRETRAINING = {
+    "transcripts": 0.25,
+    "turns": 0.33,
+    "written": 0.20,
+    "interleaved": 0.04,
+    "continuing": 0.03,
+    "speaking": 0.15,
+}
 TUNING = {"turns": 0.80, "written": 0.08, "interleaved": 0.06, "speaking": 0.06}
 
 

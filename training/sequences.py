@@ -179,14 +179,18 @@ class Questions:
             sounds[hit] = rng.choice(self.semantic_pool, int(hit.sum()))
         hit = rng.random(words.shape) < rng.uniform(0.0, 0.10)
         words[hit] = rng.choice(self.linguistic_pool, int(hit.sum()))
-        ids = self.language.audio_ids(groups).ravel().tolist()
-        prompts = self.language.prompts
-        return np.array(prompts.opening() + ids + prompts.closing, np.int64)
+        return audio_prefix(self.language, self.language.audio_ids(groups).ravel().tolist())
 
 
 def answer_prefix(language: Language) -> Ints:
     """What stands before an answer that no question asked for (the interleaved stage)."""
     return np.array([language.text.piece_id("<s>")], np.int64)
+
+
+def audio_prefix(language: Language, ids: list[int]) -> Ints:
+    """A spoken question, before any task's marker."""
+    prompts = language.prompts
+    return np.array(prompts.opening() + ids + prompts.closing, np.int64)
 
 
 def text_prefix(language: Language, text: str) -> Ints:

@@ -122,14 +122,13 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
     """A unigram SentencePiece model with byte fallback; markers and styles are control pieces."""
     texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
-    # Roles often enough to become pieces: every message has one in its header.
-    texts += [role for role in ROLES for _ in range(len(texts) // 20)]
+    # Roles are pieces of their own, because every message opens with one.
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=model, model_type="unigram", vocab_size=pieces,
         byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
         remove_extra_whitespaces=False, pad_id=-1, unk_id=0, bos_id=1, eos_id=2,
-        control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n"], minloglevel=2, num_threads=1,
+        control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n", *ROLES], minloglevel=2, num_threads=1,
     )  # fmt: skip
     path.write_bytes(model.getvalue())
 

@@ -151,12 +151,7 @@ class TestLoss:
         "styled",
         [
             False,
-            pytest.param(
-                True,
-                marks=pytest.mark.xfail(
-                    strict=True,
-                    reason="which of the seven styles is not learned: Loss weighs text and codes only",
-                ),
+            True,
             ),
         ],
         ids=["plain", "styled"],

@@ -128,7 +128,8 @@ def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
         sentence_iterator=iter(texts), model_writer=model, model_type="unigram", vocab_size=pieces,
         byte_fallback=True, character_coverage=1.0, normalization_rule_name="identity",
         remove_extra_whitespaces=False, pad_id=-1, unk_id=0, bos_id=1, eos_id=2,
-        control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n", *ROLES], minloglevel=2, num_threads=1,
+        control_symbols=[*CONTROLS, *STYLES], user_defined_symbols=["\n", *ROLES],
+        minloglevel=2, num_threads=1,
     )  # fmt: skip
     path.write_bytes(model.getvalue())
 

@@ -149,11 +149,7 @@ class TestLoss:
 
     @pytest.mark.parametrize(
         "styled",
-        [
-            False,
-            True,
-            ),
-        ],
+        [False, True],
         ids=["plain", "styled"],
     )
     def test_class_first_is_the_likelihood_among_legal_ids(self, trainer, styled):

@@ -29,6 +29,7 @@ class AugmentConfig:
     warp: float = 0.4
     warp_range: float = 0.09
     masks: int = 2
+    tail_seconds: float = 0.0
 
 
 @lru_cache(maxsize=1)
@@ -74,10 +75,12 @@ def waveforms(
 ) -> tuple[Tensor, Tensor]:
     """Clips (float32, about ±1) to a padded batch (B, N) and the samples of each, in whole 120 ms groups.
 
-    With ``shift`` up to 0.4 s of near silence comes before a clip, so that group edges fall anywhere.
+    With ``shift`` up to 0.4 s of near silence comes before a clip, so that group edges fall anywhere, and up
+    to ``config.tail_seconds`` after it.
     """
     lead = [int(rng.integers(0, 6400)) if shift else 0 for _ in clips]
-    lengths = [-(-(p + len(c) + 960) // 1920) * 1920 for p, c in zip(lead, clips, strict=True)]
+    tail = [int(rng.integers(0, round(config.tail_seconds * RATE) + 1)) if shift else 0 for _ in clips]
+    lengths = [-(-(p + len(c) + q + 960) // 1920) * 1920 for p, c, q in zip(lead, clips, tail, strict=True)]
     out = torch.zeros(len(clips), max(lengths))
     for row, (pad, pcm) in enumerate(zip(lead, clips, strict=True)):
         out[row, pad : pad + len(pcm)] = torch.from_numpy(pcm)

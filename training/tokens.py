@@ -108,7 +108,7 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
     """One pass over all questions through rooms, noises, levels and shifts of its own."""
     corpus, lexicon = corpus_at(str(folder))
     heard = questions(corpus, lexicon)
-    scatter = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0))
+    scatter = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0), tail_seconds=0.5)
     rng = np.random.default_rng([config.seed, variant])
     rows: list[NDArray[np.int16]] = []
     items: list[int] = []

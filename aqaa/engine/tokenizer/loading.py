@@ -23,9 +23,7 @@ def load_linguistic(bundle: Bundle) -> SanmBranch:
     """
     place = "tokenizer.linguistic"
     module = bundle.manifest.modules[place]
-    encoder = build(module.kind, module.config)
-    if not isinstance(encoder, LinguisticEncoder):
-        raise BundleUnsupported(f"bundle {bundle.root}: no streaming form of {place} kind {module.kind!r}")
+    encoder: LinguisticEncoder = build(module.kind, module.config)
     if "weights" not in module.files:
         raise BundleUnsupported(f"bundle {bundle.root}: {place}.files lacks 'weights'")
     tensors = {name: tensor.float() for name, tensor in bundle.tensors(module.files["weights"]).items()}

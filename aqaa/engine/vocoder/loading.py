@@ -17,12 +17,14 @@ def load_nano(bundle: Bundle) -> tuple[NanoSolver, NanoHead]:
         BundleError: a module's files, sizes or tensors do not fit its kind, or its sizes the manifest.
     """
     section, layout = bundle.manifest.vocoder, bundle.manifest.layout
-    flow, wave = bundle.network("vocoder.flow"), bundle.network("vocoder.wave")
-    if not isinstance(flow, NanoFlow) or not isinstance(wave, NanoWave):
+    if (section.flow.kind, section.wave.kind) != ("nano-flow", "nano-wave"):
         raise BundleUnsupported(
             f"bundle {bundle.root}: a vocoder of {section.flow.kind!r} and {section.wave.kind!r}, expected "
             "'nano-flow' and 'nano-wave' (the public pair needs a speaker's prompt: public_parts)"
         )
+    flow, wave = bundle.network("vocoder.flow"), bundle.network("vocoder.wave")
+    assert isinstance(flow, NanoFlow), "the registry maps 'nano-flow' to NanoFlow"
+    assert isinstance(wave, NanoWave), "the registry maps 'nano-wave' to NanoWave"
     facts = {
         "vocoder.sample_rate": (section.sample_rate, wave.config.sample_rate),
         "vocoder.mel_hop": (section.mel_hop, wave.config.hop),

@@ -2,8 +2,8 @@
 
 Its conformer and U-Net attend to everything they are given and its norms run over time. So a window always
 holds the whole prompt, is always full (a group of silence stands where there is none, for it knows no
-padding), and begins on an even frame, because the U-Net halves the frame rate. Mel frames are taken from
-absolute positions of the group clock: at 22.05 kHz a group has 10.34 of them.
+padding), and begins on a multiple of the U-Net's stride. Mel frames are taken from absolute positions of the
+group clock: at 22.05 kHz a group has 10.34 of them.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _PROMPT_PLACE = -(1 << 30)  # where the prompt's noise is keyed, far from any fr
 
 @dataclass(frozen=True, eq=False)
 class SpeakerPrompt:
-    """The voice to speak with; an even number of mel frames, none exactly if there are no tokens.
+    """The voice to speak with.
 
     tokens   (N,) int64, merged codes: linguistic from 0, semantic after them
     mel      (T, M) float32, natural logarithm
@@ -44,20 +44,14 @@ class SpeakerPrompt:
     mel: Mel
     xvector: NDArray[np.float32]
 
-    def __post_init__(self) -> None:
-        if len(self.mel) % 2 or (len(self.mel) == 0) != (len(self.tokens) == 0):
-            raise ValueError(
-                f"a prompt of {len(self.tokens)} tokens and {len(self.mel)} mel frames, "
-                "expected an even number of frames, and none exactly if there are no tokens"
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class FlowSolver:
     """``Flow`` on windows of groups of two linguistic and three semantic codes.
 
     ``silence`` is the group (5,) that stands where there is none; ``linguistic_codes`` is what semantic codes
-    are raised by in the flow's vocabulary.
+    are raised by in the flow's vocabulary. Raises ValueError for a prompt whose frames do not fill the
+    U-Net's stride, or that has tokens without frames or frames without tokens.
     """
 
     flow: Flow
@@ -67,6 +61,14 @@ class FlowSolver:
     linguistic_codes: int
     steps: int
 
+    def __post_init__(self) -> None:
+        frames, tokens, stride = len(self.prompt.mel), len(self.prompt.tokens), self.flow.config.unet.stride
+        if frames % stride or (frames == 0) != (tokens == 0):
+            raise ValueError(
+                f"a prompt of {tokens} tokens and {frames} mel frames, expected a multiple of {stride} "
+                "frames, and none exactly if there are no tokens"
+            )
+
     @property
     def bins(self) -> int:
         return self.flow.config.mel_bins
@@ -75,17 +77,19 @@ class FlowSolver:
     def solve(self, codes: Codes, first: int, draws: SegmentDraws) -> Mel:
         flow, prompt = self.flow, self.prompt
         start, stop = self.grid.edge(first), self.grid.edge(first + len(codes))
-        even = start // 2 * 2
-        frames = (self.grid.most(len(codes)) + 2) // 2 * 2  # one more for the even start, and even
+        stride = flow.config.unet.stride
+        origin = start // stride * stride
+        spare = 0 if self.grid.per_group % stride == 0 else stride - 1
+        frames = -(-(self.grid.most(len(codes)) + spare) // stride) * stride  # the same for every start
         prompt_tokens = torch.tensor(prompt.tokens)[None]
         tokens = torch.cat((prompt_tokens, torch.tensor(self._merged(codes))[None]), dim=1)
         features = flow.encoder_proj(flow.encode(tokens))
-        spoken = self._stretched(features[:, len(prompt.tokens) :], first, even, frames)
+        spoken = self._stretched(features[:, len(prompt.tokens) :], first, origin, frames)
         mu = flow.length_regulator([(features[:, : len(prompt.tokens)], len(prompt.mel)), (spoken, frames)])
         noise = np.concatenate(
             (
                 draws.normals(Domain.FLOW_NOISE, _PROMPT_PLACE, len(prompt.mel), self.bins),
-                draws.normals(Domain.FLOW_NOISE, even, frames, self.bins),
+                draws.normals(Domain.FLOW_NOISE, origin, frames, self.bins),
             )
         )
         condition = F.pad(torch.tensor(prompt.mel.T.copy())[None], (0, frames))
@@ -94,7 +98,7 @@ class FlowSolver:
         noise_BFT = torch.tensor(noise.T.copy())[None]
         *_, mel_BFT = flow.decoder.euler(noise_BFT, mu, speaker, condition, self.steps, rate)
         mel: Mel = mel_BFT[0].T.contiguous().numpy()
-        return mel[len(prompt.mel) + start - even : len(prompt.mel) + stop - even]
+        return mel[len(prompt.mel) + start - origin : len(prompt.mel) + stop - origin]
 
     def _merged(self, codes: Codes) -> Codes:
         """(G, 5) codes to the flow's vocabulary, (5 G,)."""

@@ -60,9 +60,7 @@ def test_a_window_that_fits_no_shape_is_refused():
         TilePlan((3, 6), 3, 2, (8, 10))
 
 
-@given(
-    rate=st.fractions(Fraction(1, 2), 40, max_denominator=6400), group=st.integers(-50, 10_000), n=sizes
-)
+@given(rate=st.fractions(Fraction(1, 2), 40, max_denominator=6400), group=st.integers(-50, 10_000), n=sizes)
 def test_frame_edges_follow_the_rational_clock(rate, group, n):
     grid = FrameGrid(rate)
     assert grid.edge(group) <= rate * group < grid.edge(group) + 1

@@ -9,7 +9,13 @@ from aqaa.errors import StateError
 
 word = st.integers(0, 2**64 - 1)
 states = st.builds(
-    Restart, st.binary(min_size=32, max_size=32).map(bytes.hex), word, st.integers(0, 2**32 - 1), word, word, word
+    Restart,
+    st.binary(min_size=32, max_size=32).map(bytes.hex),
+    word,
+    st.integers(0, 2**32 - 1),
+    word,
+    word,
+    word,
 )
 STATE = Restart("0f" * 32, seed=5, segment=1, frame=18, sample=4320, phase=7)
 
@@ -21,7 +27,9 @@ def test_a_state_reads_back_the_same(state):
     assert Restart.from_bytes(raw) == state
 
 
-@pytest.mark.parametrize("raw", [b"", STATE.to_bytes()[:-1], STATE.to_bytes() + b"\0", b"\2" + STATE.to_bytes()[1:]])
+@pytest.mark.parametrize(
+    "raw", [b"", STATE.to_bytes()[:-1], STATE.to_bytes() + b"\0", b"\2" + STATE.to_bytes()[1:]]
+)
 def test_bytes_that_are_no_state_of_this_version_are_refused(raw):
     with pytest.raises(StateError, match="expected 69 bytes, version 1"):
         Restart.from_bytes(raw)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from aqaa.engine.backbone.cache import SlotCache
-from aqaa.engine.backbone.exactness import check_exactness
-from aqaa.engine.backbone.forward import Forward, Mode, Row
+from aqaa.engine.backbone.exactness import exact_tiles
+from aqaa.engine.backbone.forward import TILE_ROWS, Forward, Row
 from aqaa.engine.backbone.head import Head
 from aqaa.engine.backbone.request import Ended, EndReason, Event, Observer, Priority, Request
 from aqaa.engine.backbone.scheduler import Scheduler
@@ -30,16 +31,16 @@ class EngineSettings:
         prefill_rows: prompt positions a step may compute beside its decoding.
         urgent_tokens: tokens of a foreground answer that come before any background work; enough for first
             audio (one block of the answer grammar is 10 text tokens and 3 groups of 5).
-        self_test: run the start-up test of exact mode.
+        tiles: row counts that exact mode computes with; None leaves it to the start-up test to find them.
     """
 
-    mode: Mode = "exact"
+    mode: Literal["exact", "fast"] = "exact"
     slots: int = 8
     capacity: int = 1024
     max_waiting: int = 0
     prefill_rows: int = 64
     urgent_tokens: int = 26
-    self_test: bool = True
+    tiles: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("exact", "fast"):
@@ -77,18 +78,18 @@ class BackboneEngine:
         """Copies the weights (float32); raises AqaaError where exact mode does not hold on this machine."""
         self.settings = settings = settings or EngineSettings()
         self._weights = DecoderWeights.of(model)
-        exact = settings.mode == "exact"
-        if exact and settings.self_test:
-            check_exactness(self._weights, settings.capacity)
+        tiles: tuple[int, ...] = ()
+        if settings.mode == "exact":
+            tiles = settings.tiles or exact_tiles(self._weights, settings.capacity)
         self._cache = SlotCache(self._weights.config, settings.slots, settings.capacity)
-        self._forward = Forward(self._weights, self._cache, settings.mode)
-        self._head = Head(self._weights, exact=exact)
+        self._forward = Forward(self._weights, self._cache, tiles)
+        self._head = Head(self._weights, exact=bool(tiles))
         self._scheduler = Scheduler(
             self._cache,
             max_waiting=settings.max_waiting,
             prefill_rows=settings.prefill_rows,
             urgent_tokens=settings.urgent_tokens,
-            tile_rows=self._forward.tile_rows if exact else 1,
+            tile_rows=TILE_ROWS if tiles else 1,
         )
         self._opened = self._steps = self._computed_rows = 0
 

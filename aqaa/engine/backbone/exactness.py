@@ -1,58 +1,74 @@
 """The start-up test of exact mode: do this machine's kernels give a row the same bits in any company?"""
 
+from collections.abc import Sequence
+
 import torch
 
 from aqaa.engine.backbone.cache import SlotCache
-from aqaa.engine.backbone.forward import KEY_SPAN, TILE_ROWS, Forward, Mode, Row
+from aqaa.engine.backbone.forward import KEY_SPAN, TILE_ROWS, WIDE_TILE_ROWS, Forward, Row
 from aqaa.engine.backbone.head import Head
 from aqaa.engine.backbone.weights import DecoderWeights
 from aqaa.errors import AqaaError
 from aqaa.tokens.classes import Choice, TokenClass
 
 _SEED = 20250
-_PREFILLED, _DECODED, _COMPANY = range(3)
+_PREFILLED, _AGAIN, _COMPANY = range(3)
 
 
-def check_exactness(weights: DecoderWeights, capacity: int, mode: Mode = "exact") -> None:
-    """Compare prefill with decoding, alone and in company, over several key lengths up to `capacity`.
+def exact_tiles(weights: DecoderWeights, capacity: int) -> tuple[int, ...]:
+    """The tile sizes that exact mode may use here: TILE_ROWS, and WIDE_TILE_ROWS where its bits are the same.
 
-    The same ids are prefilled in one slot, a tile at a time, and decoded in another beside none to seven rows
-    of a third. States, keys, values and logits must be equal bit for bit.
+    The answer is a function of the CPU type, the libraries and the thread count, as the bits themselves are.
 
     Raises:
-        AqaaError: they are not; the engine must then be started in fast mode.
+        AqaaError: not even TILE_ROWS holds; the engine must then be started in fast mode.
+    """
+    if not decoding_equals_prefill(weights, capacity, (TILE_ROWS,)):
+        raise AqaaError(
+            f"exact mode: a row's bits depend on its company with {torch.get_num_threads()} threads, "
+            "expected equal bits; use fast mode on this machine"
+        )
+    wide = (TILE_ROWS, WIDE_TILE_ROWS)
+    if capacity < WIDE_TILE_ROWS or not decoding_equals_prefill(weights, capacity, wide):
+        return wide[:1]
+    return wide
+
+
+def decoding_equals_prefill(weights: DecoderWeights, capacity: int, tiles: Sequence[int]) -> bool:
+    """Whether a row's bits are the same in the largest tile and in smaller work, alone or in company.
+
+    Ids are prefilled in one slot as one tile, and computed again in another in smaller parts (one by one, or
+    by TILE_ROWS where the tile is a wide one) beside none to seven rows of a third. States, keys, values and
+    logits must be equal bit for bit, at several lengths up to `capacity`.
     """
     generator = torch.Generator().manual_seed(_SEED)
     cache = SlotCache(weights.config, 3, capacity)
     # Ordinary content for the positions that the test does not compute.
     cache.by_slot_LSCE.normal_(generator=generator)
-    cache.by_slot_LSCE[:, _DECODED] = cache.by_slot_LSCE[:, _PREFILLED]
-    forward, head = Forward(weights, cache, mode), Head(weights, exact=mode == "exact")
+    cache.by_slot_LSCE[:, _AGAIN] = cache.by_slot_LSCE[:, _PREFILLED]
+    forward, head = Forward(weights, cache, tiles), Head(weights, exact=bool(tiles))
+    size = max(tiles, default=TILE_ROWS)
+    part = 1 if size == TILE_ROWS else TILE_ROWS
     vocabulary = weights.config.vocab_size
-    legal = (Choice(TokenClass.TEXT, ((0, vocabulary),)),)
-    edges = {0, capacity // 2, capacity - TILE_ROWS // 2, *range(KEY_SPAN, capacity, 4 * KEY_SPAN)}
-    for edge in sorted(edges):
-        # A tile across the edge of a key span, where prefill needs two attention calls.
-        start = max(0, min(edge - TILE_ROWS // 2, capacity - TILE_ROWS))
-        stop = min(start + TILE_ROWS, capacity)
-        ids = torch.randint(vocabulary, (stop - start,), generator=generator).tolist()
-        prefill_ND = forward.run([Row(ids[p - start], _PREFILLED, p) for p in range(start, stop)])
-        logits = head.score(prefill_ND, [legal] * len(ids))
-        for index, token_id in enumerate(ids):
-            row = Row(token_id, _DECODED, start + index)
-            company = [Row(token_id, _COMPANY, p) for p in range(start, start + index)]
-            rows = [*company[index // 2 :], row, *company[: index // 2]]
-            hidden_ND, at = forward.run(rows), rows.index(row)
-            again = head.score(hidden_ND, [legal] * len(rows))[at]
-            if not (
-                torch.equal(hidden_ND[at], prefill_ND[index])
-                and (again[0][1] == logits[index][0][1]).all()
-                and torch.equal(
-                    cache.by_slot_LSCE[:, _DECODED, row.position],
-                    cache.by_slot_LSCE[:, _PREFILLED, row.position],
-                )
+    legal = [(Choice(TokenClass.TEXT, ((0, vocabulary),)),)] * part
+    for edge in (0, 3 * KEY_SPAN, capacity):
+        # A tile across the edge of a key span, where it needs two attention calls.
+        start = max(0, min(edge - size // 2, capacity - size))
+        ids = torch.randint(vocabulary, (size,), generator=generator).tolist()
+        rows = [Row(token_id, _AGAIN, start + index) for index, token_id in enumerate(ids)]
+        prefill_ND = forward.run([row._replace(slot=_PREFILLED) for row in rows])
+        for first in range(0, size, part):
+            mates = [row._replace(slot=_COMPANY) for row in rows[: first // part % TILE_ROWS]]
+            before = len(mates) // 2
+            together_ND = forward.run([*mates[:before], *rows[first : first + part], *mates[before:]])
+            again_ND, once_ND = together_ND[before : before + part], prefill_ND[first : first + part]
+            if not torch.equal(again_ND, once_ND):
+                return False
+            if any(
+                (again[0][1] != once[0][1]).any()
+                for again, once in zip(head.score(again_ND, legal), head.score(once_ND, legal), strict=True)
             ):
-                raise AqaaError(
-                    f"exact mode: position {row.position} differs between prefill and decoding with "
-                    f"{torch.get_num_threads()} threads, expected equal bits; use fast mode on this machine"
-                )
+                return False
+        if not torch.equal(cache.by_slot_LSCE[:, _AGAIN], cache.by_slot_LSCE[:, _PREFILLED]):
+            return False
+    return True

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,14 @@ from torch import Tensor
 from aqaa.engine.backbone.cache import SlotCache
 from aqaa.engine.backbone.weights import DecoderWeights
 
-Mode = Literal["exact", "fast"]
-
 #: Rows of a tile in exact mode. A product's bits depend on its row count, not on which row or whose.
 TILE_ROWS = 8
 
-#: Keys are padded to a multiple of this in exact mode, as far as the row's own position says.
-KEY_SPAN = 128
+#: Rows of a tile for long prompts, where the start-up test finds its bits equal to those of TILE_ROWS.
+WIDE_TILE_ROWS = 64
+
+#: In exact mode a row's keys are padded to the next multiple of this beyond its own position.
+KEY_SPAN = 64
 
 #: Rows of one pass in fast mode, bounding the attention scores' memory.
 FAST_ROWS = 256
@@ -49,15 +50,15 @@ class Run(NamedTuple):
 class Forward:
     """The decoder's layers over a slot cache.
 
-    `exact`: every product has TILE_ROWS rows, and each row attends on its own over a key length that only
-    its position decides, so a row's bits are the same in prefill, decoding, resuming and any company.
-    `fast`: shapes follow the work at hand.
+    Exact, with `tiles` given: every product has one of these row counts, and each row attends on its own over
+    a key length that only its position decides, so a row's bits are the same in prefill, decoding, resuming
+    and any company. Fast, with `tiles` empty: shapes follow the work at hand.
     """
 
-    def __init__(self, weights: DecoderWeights, cache: SlotCache, mode: Mode) -> None:
-        self.weights, self.cache, self.exact = weights, cache, mode == "exact"
+    def __init__(self, weights: DecoderWeights, cache: SlotCache, tiles: Sequence[int] = ()) -> None:
+        self.weights, self.cache, self.tiles = weights, cache, sorted(tiles)
+        self.exact = bool(tiles)
         config, capacity = weights.config, cache.capacity
-        self.tile_rows = TILE_ROWS if self.exact else FAST_ROWS
         # The bias of key j at position p is table[:, capacity - 1 - p + j]: a stretch of it for each p.
         distance = torch.arange(capacity - 1, -1, -1, dtype=torch.float32)
         table_HW = torch.full((config.num_attention_heads, 2 * capacity), -math.inf)
@@ -71,16 +72,22 @@ class Forward:
         Returns:
             (len(rows), D) float32 after the final norm.
         """
-        tiles = [
-            self._tile(rows[start : start + self.tile_rows]) for start in range(0, len(rows), self.tile_rows)
-        ]
-        return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+        computed, start = [], 0
+        while start < len(rows):
+            size = self._tile_size(len(rows) - start)
+            computed.append(self._tile(rows[start : start + size], size))
+            start += size
+        return computed[0] if len(computed) == 1 else torch.cat(computed)
 
-    def _tile(self, rows: Sequence[Row]) -> Tensor:
+    def _tile_size(self, left: int) -> int:
+        if not self.exact:
+            return min(left, FAST_ROWS)
+        return max((size for size in self.tiles if size <= left), default=self.tiles[0])
+
+    def _tile(self, rows: Sequence[Row], padded: int) -> Tensor:
         weights, config, cache = self.weights, self.weights.config, self.cache
         groups, size = config.num_attention_groups, config.head_dim
         real, width, eps = len(rows), config.hidden_size, config.rms_norm_eps
-        padded = TILE_ROWS if self.exact else real
         ids = torch.tensor([row.token_id for row in rows] + [0] * (padded - real))
         places = torch.tensor([row.slot * cache.capacity + row.position for row in rows])
         runs = tuple(self._runs(rows))

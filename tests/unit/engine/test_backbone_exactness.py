@@ -5,7 +5,8 @@ import torch
 from backbone_cases import small_model
 
 from aqaa.engine.backbone import BackboneEngine, EngineSettings
-from aqaa.engine.backbone.exactness import check_exactness
+from aqaa.engine.backbone import exactness as module
+from aqaa.engine.backbone.exactness import decoding_equals_prefill, exact_tiles
 from aqaa.engine.backbone.weights import DecoderWeights
 from aqaa.errors import AqaaError
 from aqaa.models.step1 import Step1, Step1Config
@@ -23,20 +24,21 @@ WIDE = Step1Config(
 
 @pytest.mark.parametrize("capacity", [8, 100, 700])
 def test_exact_mode_holds(capacity):
-    check_exactness(DecoderWeights.of(small_model()), capacity)
+    assert 8 in exact_tiles(DecoderWeights.of(small_model()), capacity)
 
 
-def test_free_shapes_are_refused():
+def test_free_shapes_are_found_out():
     torch.manual_seed(0)
-    with pytest.raises(AqaaError, match="use fast mode"):
-        check_exactness(DecoderWeights.of(Step1(WIDE)), 256, "fast")
+    assert not decoding_equals_prefill(DecoderWeights.of(Step1(WIDE)), 256, ())
+
+
+def test_a_tile_size_whose_bits_differ_is_not_used(monkeypatch):
+    monkeypatch.setattr(module, "decoding_equals_prefill", lambda weights, capacity, tiles: tiles == (8,))
+    assert exact_tiles(DecoderWeights.of(small_model()), 64) == (8,)
 
 
 def test_an_engine_refuses_to_start_where_exact_mode_does_not_hold(monkeypatch):
-    def refuse(*args):
-        raise AqaaError("exact mode: position 0 differs")
-
-    monkeypatch.setattr("aqaa.engine.backbone.engine.check_exactness", refuse)
-    with pytest.raises(AqaaError, match="exact mode"):
+    monkeypatch.setattr(module, "decoding_equals_prefill", lambda *args: False)
+    with pytest.raises(AqaaError, match="use fast mode"):
         BackboneEngine(small_model(), EngineSettings(capacity=64))
     BackboneEngine(small_model(), EngineSettings(capacity=64, mode="fast"))

@@ -20,8 +20,11 @@ def ids_of(seed, length=LENGTH):
     return torch.randint(CONFIG.vocab_size, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def forward(mode):
-    return Forward(WEIGHTS, SlotCache(CONFIG, 4, 256), mode)
+TILES = pytest.mark.parametrize("tiles", [(8,), (8, 64), ()], ids=["exact", "exact wide", "fast"])
+
+
+def forward(tiles):
+    return Forward(WEIGHTS, SlotCache(CONFIG, 4, 256), tiles)
 
 
 @torch.inference_mode()
@@ -29,15 +32,15 @@ def plain(ids):
     return MODEL(torch.tensor([ids]))[0]
 
 
-@pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_prefill_equals_the_plain_decoder(mode):
-    hidden_ND = forward(mode).run([Row(t, 1, p) for p, t in enumerate(ids_of(1))])
+@TILES
+def test_prefill_equals_the_plain_decoder(tiles):
+    hidden_ND = forward(tiles).run([Row(t, 1, p) for p, t in enumerate(ids_of(1))])
     torch.testing.assert_close(hidden_ND, plain(ids_of(1)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_slots_of_different_lengths_decode_together(mode):
-    run = forward(mode).run
+@TILES
+def test_slots_of_different_lengths_decode_together(tiles):
+    run = forward(tiles).run
     sequences = {0: ids_of(1), 1: ids_of(2, 7), 3: ids_of(3, 130)}
     for slot, ids in sequences.items():
         run([Row(t, slot, p) for p, t in enumerate(ids[:-1])])
@@ -46,9 +49,9 @@ def test_slots_of_different_lengths_decode_together(mode):
     torch.testing.assert_close(hidden_ND, want_ND, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_a_slot_that_was_used_before_gives_what_a_new_one_gives(mode):
-    used, new = forward(mode), forward(mode)
+@TILES
+def test_a_slot_that_was_used_before_gives_what_a_new_one_gives(tiles):
+    used, new = forward(tiles), forward(tiles)
     used.run([Row(t, 0, p) for p, t in enumerate(ids_of(5))])
     rows = [Row(t, 0, p) for p, t in enumerate(ids_of(6, 9))]
     torch.testing.assert_close(used.run(rows), new.run(rows), rtol=0, atol=0)

@@ -39,7 +39,7 @@ def load_linguistic(bundle: Bundle) -> SanmBranch:
         lfr=replace(PARAFORMER_LFR, chunk=encoder.config.chunk_frames),
         cmvn=Cmvn(shift.numpy(), scale.numpy()),
         encoder=encoder.float().eval(),
-        centroids=centroids,
+        centroids=centroids.clone(),  # out of the mapped file, where its alignment would be the file's
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from aqaa.engine.backbone.cache import SlotCache
-from aqaa.engine.backbone.forward import KEY_SPAN, TILE_ROWS, WIDE_TILE_ROWS, Forward, Row
+from aqaa.engine.backbone.forward import KEY_SPAN, NARROW_TILE_ROWS, TILE_ROWS, WIDE_TILE_ROWS, Forward, Row
 from aqaa.engine.backbone.head import Head
 from aqaa.engine.backbone.weights import DecoderWeights
 from aqaa.errors import AqaaError
@@ -16,22 +16,24 @@ _PREFILLED, _AGAIN, _COMPANY = range(3)
 
 
 def exact_tiles(weights: DecoderWeights, capacity: int) -> tuple[int, ...]:
-    """The tile sizes that exact mode may use here: TILE_ROWS, and WIDE_TILE_ROWS where its bits are the same.
+    """The tile sizes that exact mode may use here: TILE_ROWS, and others where their bits are the same.
 
     The answer is a function of the CPU type, the libraries and the thread count, as the bits themselves are.
 
     Raises:
         AqaaError: not even TILE_ROWS holds; the engine must then be started in fast mode.
     """
-    if not decoding_equals_prefill(weights, capacity, (TILE_ROWS,)):
+    if not decoding_equals_prefill(weights, capacity, [TILE_ROWS]):
         raise AqaaError(
             f"exact mode: a row's bits depend on its company with {torch.get_num_threads()} threads, "
             "expected equal bits; use fast mode on this machine"
         )
-    wide = (TILE_ROWS, WIDE_TILE_ROWS)
-    if capacity < WIDE_TILE_ROWS or not decoding_equals_prefill(weights, capacity, wide):
-        return wide[:1]
-    return wide
+    others = [
+        size
+        for size in (NARROW_TILE_ROWS, WIDE_TILE_ROWS)
+        if size <= capacity and decoding_equals_prefill(weights, capacity, [TILE_ROWS, size])
+    ]
+    return tuple(sorted([TILE_ROWS, *others]))
 
 
 def decoding_equals_prefill(weights: DecoderWeights, capacity: int, tiles: Sequence[int]) -> bool:

@@ -14,8 +14,9 @@ from aqaa.engine.backbone.weights import DecoderWeights
 #: Rows of a tile in exact mode. A product's bits depend on its row count, not on which row or whose.
 TILE_ROWS = 8
 
-#: Rows of a tile for long prompts, where the start-up test finds its bits equal to those of TILE_ROWS.
-WIDE_TILE_ROWS = 64
+#: Rows of further tiles, for one answer and for long prompts. They may be used where the start-up test finds
+#: their bits equal to those of TILE_ROWS: some kernels tell only a single row from several.
+NARROW_TILE_ROWS, WIDE_TILE_ROWS = 2, 64
 
 #: In exact mode a row's keys are padded to the next multiple of this beyond its own position.
 KEY_SPAN = 64
@@ -82,7 +83,10 @@ class Forward:
     def _tile_size(self, left: int) -> int:
         if not self.exact:
             return min(left, FAST_ROWS)
-        return max((size for size in self.tiles if size <= left), default=self.tiles[0])
+        for size in self.tiles:
+            if left <= size <= TILE_ROWS:
+                return size
+        return max(size for size in self.tiles if size <= left)
 
     def _tile(self, rows: Sequence[Row], padded: int) -> Tensor:
         weights, config, cache = self.weights, self.weights.config, self.cache

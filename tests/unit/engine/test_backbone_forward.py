@@ -20,7 +20,7 @@ def ids_of(seed, length=LENGTH):
     return torch.randint(CONFIG.vocab_size, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-TILES = pytest.mark.parametrize("tiles", [(8,), (8, 64), ()], ids=["exact", "exact wide", "fast"])
+TILES = pytest.mark.parametrize("tiles", [(8,), (2, 8, 64), ()], ids=["exact", "exact tiles", "fast"])
 
 
 def forward(tiles):

@@ -1,12 +1,9 @@
 """A small training folder without a sound in it: texts, a text vocabulary, and codes drawn at random."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3]))  # `training` is no part of the installed package
 
 from training.corpus import Corpus, CorpusConfig, write_texts
 from training.sequences import Language

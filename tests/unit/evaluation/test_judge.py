@@ -66,8 +66,8 @@ def test_a_count_is_read_however_it_is_set(low: int, length: int, down: bool, ga
     if down:
         values.reverse()
     written = gap.join(map(str, values))
-    if gap == "" and int(written) <= 100:
-        return  # "12" is twelve
+    if gap == "" and (length == 2 or int(written) <= 100):
+        return  # "12" is twelve, and "109" may be one number or two
     assert normalise(written) == " ".join(map(number, values))
 
 

@@ -30,7 +30,7 @@ class CorpusConfig:
 
     items: int = 30000
     speak: int = 7000
-    kokoro_items: int = 550
+    kokoro_items: int = 2000
     seed: int = 20260
 
 

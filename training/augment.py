@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +19,10 @@ RATE = 16000
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Probabilities a clip, and ranges."""
+    """Probabilities a clip, and ranges.
+
+    ``speed`` is that of a tape: below 1 a voice is slower, deeper, and its vocal tract longer.
+    """
 
     room: float = 0.3
     noise: float = 0.6
@@ -30,6 +34,8 @@ class AugmentConfig:
     warp_range: float = 0.09
     masks: int = 2
     tail_seconds: float = 0.0
+    speed: float = 0.0
+    speed_range: tuple[float, float] = (0.85, 1.15)
 
 
 @lru_cache(maxsize=1)
@@ -78,6 +84,8 @@ def waveforms(
     With ``shift`` up to 0.4 s of near silence comes before a clip, so that group edges fall anywhere, and up
     to ``config.tail_seconds`` after it.
     """
+    if config.speed:
+        clips = [tape(clip, config, rng) for clip in clips]
     lead = [int(rng.integers(0, 6400)) if shift else 0 for _ in clips]
     tail = [int(rng.integers(0, round(config.tail_seconds * RATE) + 1)) if shift else 0 for _ in clips]
     lengths = [-(-(p + len(c) + q + 960) // 1920) * 1920 for p, c, q in zip(lead, clips, tail, strict=True)]
@@ -103,6 +111,16 @@ def waveforms(
     out = out / out.abs().amax(1, keepdim=True).clamp(min=1e-3) * level[:, None]
     samples = torch.tensor(lengths)
     return out * (torch.arange(out.shape[1]) < samples[:, None]), samples
+
+
+def tape(pcm: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """The clip as it is, or played at another speed: with its pace move pitch and formants."""
+    low, high = np.log(config.speed_range)
+    speed = float(np.exp(rng.uniform(low, high)))
+    if rng.random() >= config.speed:
+        return pcm
+    played: np.ndarray = soxr.resample(pcm, RATE * speed, RATE, quality="LQ")
+    return played
 
 
 def mel_colour(mel_BTF: Tensor, config: AugmentConfig, rng: np.random.Generator, db: float) -> Tensor:

@@ -32,6 +32,7 @@ from training.sequences import (
     text_prefix,
 )
 from training.speech import corpus_at
+from training.start import BACKBONE, starting_point
 from training.tokens import GroupTable
 
 LEVELS = (8, 8, 8, 8)
@@ -63,6 +64,11 @@ class BackboneTraining:
     tuning: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=9000, lr=1.0e-3, warmup=100, final=0.03, weight_decay=0.05, betas=(0.9, 0.95), seed=52
+        )
+    )
+    continued: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=3000, lr=1.0e-3, warmup=100, final=0.05, weight_decay=0.05, betas=(0.9, 0.95), seed=53
         )
     )
 
@@ -128,6 +134,13 @@ class CodedBackbone(nn.Module):
         with torch.no_grad():
             state["model.embed_tokens.weight"], state["lm_head.weight"] = self.tables()
         return state
+
+    def unfold(self, folded: dict[str, Tensor]) -> None:
+        """Takes a plain step1 state dict up: its audio rows as free rows, to which nothing is added yet."""
+        self.step1.load_state_dict(folded)
+        with torch.no_grad():
+            for part in (self.levels_in, self.levels_out, self.sound_in.weight, self.sound_out.weight):
+                part.zero_()
 
 
 class Loss:
@@ -341,6 +354,11 @@ class BackboneTrainer:
         fit(name, self.model, losses, loop, self.folder)
 
     def run(self) -> CodedBackbone:
+        start = starting_point(self.folder, BACKBONE)
+        if start is not None:
+            self.model.unfold(start)
+            self.stage("sft1", TUNING, self.config.continued)
+            return self.model
         self.stage("pretraining", PRETRAINING, self.config.pretraining)
         self.stage("sft1", TUNING, self.config.tuning)
         return self.model

@@ -19,6 +19,7 @@ from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow, NanoFlowConfig
 from training import features, semantic
 from training.loop import LoopConfig, fit, folder_and_threads
 from training.speech import corpus_at
+from training.start import FLOW, starting_point
 from training.tokens import GroupTable
 
 NANO = NanoFlowConfig()
@@ -32,6 +33,7 @@ class FlowTraining:
     prior: float = 0.5
     spoilt: float = 0.04  # share of codes replaced by others: the backbone errs too
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=150, seed=41))
+    continued: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, lr=5e-4, warmup=50, seed=42))
 
 
 class Windows:
@@ -99,7 +101,9 @@ def train(folder: Path, config: FlowTraining = FlowTraining()) -> NanoFlow:
     windows = Windows(folder, config)
     torch.manual_seed(config.loop.seed)
     model = NanoFlow(NANO)
-    start_from_tokenizer(model, folder, windows)
+    start = starting_point(folder, FLOW)
+    if start is None:
+        start_from_tokenizer(model, folder, windows)
 
     def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         batch = windows.draw(rng)
@@ -112,7 +116,8 @@ def train(folder: Path, config: FlowTraining = FlowTraining()) -> NanoFlow:
         )
         return {"total": flow + config.prior * prior, "flow": flow, "prior": prior * NANO.scale}
 
-    fit("flow", model, losses, config.loop, folder)
+    loop = config.loop if start is None else config.continued
+    fit("flow", model, losses, loop, folder, start=start)
     return model
 
 

@@ -21,6 +21,7 @@ from aqaa.models.linguistic import LinguisticConfig, LinguisticEncoder
 from training import augment, features, phonemes
 from training.loop import LoopConfig, fit, folder_and_threads, length_batches
 from training.speech import Utterance, answers, corpus_at, questions
+from training.start import LINGUISTIC, starting_point
 
 NANO = LinguisticConfig(
     dim=256, heads=4, ff_dim=1024, blocks=5, chunk_frames=8, overlap_frames=4, look_back_chunks=4
@@ -36,7 +37,18 @@ class LinguisticTraining:
         default_factory=lambda: LoopConfig(steps=3000, lr=1.2e-3, warmup=200, seed=11)
     )
     quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
-    augment: augment.AugmentConfig = field(default_factory=augment.AugmentConfig)
+    continued: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=2000, lr=6e-4, warmup=100, seed=13)
+    )
+    head_steps: int = 150  # of a continued training that only its new CTC head learns from
+    kokoro: float = 0.3  # share of batches, however few clips there are
+    augment: augment.AugmentConfig = field(
+        default_factory=lambda: augment.AugmentConfig(speed=0.3, speed_range=(0.88, 1.14))
+    )
+    # The styles that may be trained on are all women's.
+    kokoro_augment: augment.AugmentConfig = field(
+        default_factory=lambda: augment.AugmentConfig(speed=0.7, speed_range=(0.76, 1.12))
+    )
     commitment: float = 0.1
 
 
@@ -71,9 +83,11 @@ class Listener(nn.Module):
 
     def forward(self, fbank_BTF: Tensor, lengths: Tensor, offset: int | Tensor = 0) -> Tensor:
         """CTC logits (B, frames · SLOTS, phonemes)."""
-        x = self.states(fbank_BTF, lengths, offset)
-        if self.quantise:
-            x = self.through(x, lengths)
+        return self.heard(self.states(fbank_BTF, lengths, offset), lengths)
+
+    def heard(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """CTC logits of the encoder's states, through the quantiser if there is one yet."""
+        x = self.through(states, lengths) if self.quantise else states
         x = x + self.mix((x + self.head(x)).transpose(1, 2)).transpose(1, 2)
         return self.out(x).unflatten(-1, (SLOTS, phonemes.SIZE)).flatten(1, 2)
 
@@ -100,21 +114,34 @@ class Listener(nn.Module):
             self.count[dead] = 0.2
 
 
-class Batches:
-    """Augmented fbanks and phoneme targets; a batch is a function of (seed, step) alone."""
+@dataclass(frozen=True)
+class Pool:
+    """Utterances, how often a batch is drawn from them, and what is done to them."""
 
-    def __init__(self, utterances: list[Utterance], config: LinguisticTraining) -> None:
-        self.utterances = utterances
-        self.config = config
-        self.batches = length_batches((u.seconds + 0.5 for u in utterances), config.seconds)
+    utterances: list[Utterance]
+    share: float
+    augment: augment.AugmentConfig
+
+
+class Batches:
+    """Augmented fbanks and phoneme targets; a batch comes from one pool and is a function of (seed, step)
+    alone."""
+
+    def __init__(self, pools: list[Pool], seconds: float) -> None:
+        self.pools = [pool for pool in pools if pool.utterances]
+        total = sum(pool.share for pool in self.pools)
+        self.shares = [pool.share / total for pool in self.pools]
+        self.batches = [
+            length_batches((u.seconds + 0.5 for u in pool.utterances), seconds) for pool in self.pools
+        ]
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, list[list[int]]]:
-        chosen = [self.utterances[i] for i in self.batches[int(rng.integers(len(self.batches)))]]
-        pcm, samples = augment.waveforms([u.samples for u in chosen], self.config.augment, rng)
+        which = int(rng.choice(len(self.pools), p=self.shares))
+        pool, batches = self.pools[which], self.batches[which]
+        chosen = [pool.utterances[i] for i in batches[int(rng.integers(len(batches)))]]
+        pcm, samples = augment.waveforms([u.samples for u in chosen], pool.augment, rng)
         mel = features.fbank(features.causal_gain(pcm))
-        mel = augment.masks(
-            augment.mel_colour(mel, self.config.augment, rng, db=np.log(10) / 10), self.config.augment, rng
-        )
+        mel = augment.masks(augment.mel_colour(mel, pool.augment, rng, db=np.log(10) / 10), pool.augment, rng)
         return mel, samples // 960, [u.phonemes for u in chosen]
 
 
@@ -160,23 +187,33 @@ def k_means(model: Listener, batches: Batches, rounds: int = 12, clips: int = 16
     return centres
 
 
-def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Listener:
+def pools(
+    folder: Path, config: LinguisticTraining, held_out: int = 100
+) -> tuple[list[Pool], list[Utterance]]:
+    """What is trained on, and clips of as many texts that are not."""
     corpus, lexicon = corpus_at(str(folder))
-    everything = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
-    dev = everything[:: len(everything) // 100][:100]
+    many = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
+    dev = many[:: max(1, len(many) // held_out)][:held_out]
     dev_texts = {u.text for u in dev}
-    usable = [u for u in everything if u.text not in dev_texts]
-    batches = Batches(usable, config)
+    few = questions(corpus, lexicon, ("kokoro",))
+    return [
+        Pool([u for u in many if u.text not in dev_texts], 1 - config.kokoro, config.augment),
+        Pool([u for u in few if u.text not in dev_texts], config.kokoro, config.kokoro_augment),
+    ], dev
+
+
+def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Listener:
+    trained_on, dev = pools(folder, config)
+    batches = Batches(trained_on, config.seconds)
     model = Listener()
-    rng = np.random.default_rng(1)
-    stacked = torch.cat([features.lfr(batches.draw(rng)[0]).flatten(0, 1) for _ in range(20)])
-    model.shift.copy_(-stacked.mean(0))
-    model.scale.copy_(1 / stacked.std(0))
+    start = starting_point(folder, LINGUISTIC)
 
     def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         mel, lengths, rows = batches.draw(rng)
         offset = torch.from_numpy(rng.integers(0, 400, len(rows)))
-        loss = ctc(model(mel, lengths, offset), lengths, rows)
+        with torch.set_grad_enabled(start is None or step >= config.head_steps):
+            states = model.states(mel, lengths, offset)
+        loss = ctc(model.heard(states, lengths), lengths, rows)
         if not model.quantise:
             return {"total": loss}
         return {
@@ -186,17 +223,23 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
         }
 
     def evaluate() -> dict[str, float]:
-        return {"phoneme_error": round(phoneme_errors(model, dev), 4)}
+        few = trained_on[1].utterances[:: max(1, len(trained_on[1].utterances) // 60)]
+        return {
+            "phoneme_error": round(phoneme_errors(model, dev), 4),
+            "phoneme_error_kokoro": round(phoneme_errors(model, few), 4) if few else 0.0,
+        }
 
-    fit("linguistic-acoustic", model, losses, config.acoustic, folder, evaluate=evaluate)
-    if not (folder / "linguistic.pt").exists() and not (folder / "linguistic.checkpoint.pt").exists():
-        model.centroids.copy_(k_means(model, batches))
-    # Kokoro is slow, so few of its clips exist, and they may be made while the first pass runs: they count
-    # double here.
-    few = [u for u in questions(corpus, lexicon, ("kokoro",)) if u.text not in dev_texts]
-    batches = Batches(usable + 2 * few, config)
+    if start is None:
+        rng = np.random.default_rng(1)
+        stacked = torch.cat([features.lfr(batches.draw(rng)[0]).flatten(0, 1) for _ in range(20)])
+        model.shift.copy_(-stacked.mean(0))
+        model.scale.copy_(1 / stacked.std(0))
+        fit("linguistic-acoustic", model, losses, config.acoustic, folder, evaluate=evaluate)
+        if not (folder / "linguistic.pt").exists() and not (folder / "linguistic.checkpoint.pt").exists():
+            model.centroids.copy_(k_means(model, batches))
     model.quantise = True
-    fit("linguistic", model, losses, config.quantised, folder, evaluate=evaluate)
+    loop = config.quantised if start is None else config.continued
+    fit("linguistic", model, losses, loop, folder, evaluate=evaluate, evaluate_every=500, start=start)
     return model
 
 

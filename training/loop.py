@@ -54,9 +54,14 @@ def fit(
     *,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 1000,
+    start: dict[str, Tensor] | None = None,
 ) -> nn.Module:
     """Trains ``model`` for ``config.steps``; ``losses(step, rng)`` returns named losses, the first of which
-    (``total``) is minimised and the rest logged. Leaves ``<folder>/<name>.pt`` with the finished weights."""
+    (``total``) is minimised and the rest logged. Leaves ``<folder>/<name>.pt`` with the finished weights.
+
+    ``start``: some or all of the weights to begin with, where no checkpoint tells how far it is. Raises
+    KeyError for a name that the model does not have.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     finished, checkpoint = folder / f"{name}.pt", folder / f"{name}.checkpoint.pt"
     if finished.exists():
@@ -71,6 +76,10 @@ def fit(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
+    elif start is not None:
+        unknown = model.load_state_dict(start, strict=False).unexpected_keys
+        if unknown:
+            raise KeyError(f"{name} has no weights called {', '.join(unknown)}")
     log = Log(folder / f"{name}.jsonl")
     log.write(
         event="start", step=step, config=asdict(config), parameters=sum(p.numel() for p in model.parameters())

@@ -7,6 +7,7 @@ level by the likelihood of the rest, and F0 directly. A second pass trains on wh
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from aqaa.models.nano_wave import NanoWave, NanoWaveConfig, Parts
 from training import features
 from training.loop import LoopConfig, fit, folder_and_threads
 from training.speech import corpus_at
+from training.start import WAVE, starting_point
 
 NANO = NanoWaveConfig()
 
@@ -32,6 +34,9 @@ class WaveTraining:
     batch: int = 16
     supervised: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=100, seed=71, clip=5.0)
+    )
+    continued: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=2500, lr=6e-4, warmup=50, seed=72, clip=5.0)
     )
 
 
@@ -66,7 +71,9 @@ def take_apart(folder: Path, count: int) -> None:
     for name, values in rows.items():
         arrays[name] = np.concatenate(values)
         arrays[name + "_offsets"] = np.cumsum([0] + [len(v) for v in values])
-    np.savez(path, **arrays)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
 
 
 class Crops:
@@ -178,7 +185,9 @@ def train(folder: Path, config: WaveTraining = WaveTraining()) -> NanoWave:
         batch = crops.draw(rng)
         return supervised_losses(model, model(crop_mel(batch["wave"])), batch)
 
-    fit("wave-supervised", model, losses, config.supervised, folder)
+    start = starting_point(folder, WAVE)
+    loop = config.supervised if start is None else config.continued
+    fit("wave-supervised", model, losses, loop, folder, start=start)
     return model
 
 

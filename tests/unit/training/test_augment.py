@@ -79,6 +79,22 @@ class TestWaveforms:
         assert distance == pytest.approx(20.0, abs=2.5)
 
 
+class TestTape:
+    def test_a_slower_tape_is_longer_and_deeper(self):
+        config = AugmentConfig(speed=1.0, speed_range=(0.8, 0.8))
+        time = np.arange(16000) / 16000
+        tone = np.sin(2 * np.pi * 400 * time).astype(np.float32)
+        played = augment.tape(tone, config, np.random.default_rng(0))
+        assert len(played) == pytest.approx(20000, abs=2)
+        assert np.abs(np.fft.rfft(played)).argmax() * 16000 / len(played) == pytest.approx(320, abs=1)
+
+    def test_as_many_clips_are_played_otherwise_as_asked(self):
+        config = AugmentConfig(speed=0.25, speed_range=(0.9, 1.1))
+        rng, clip = np.random.default_rng(0), np.zeros(1600, np.float32)
+        changed = sum(len(augment.tape(clip, config, rng)) != 1600 for _ in range(400))
+        assert 70 < changed < 130
+
+
 def test_a_room_keeps_the_direct_sound_first():
     click = torch.zeros(2, 9000)
     click[:, 100] = 1.0

@@ -227,13 +227,13 @@ class Recordings:
         missing = self.missing(questions)
         if not missing:
             return
-        from training.voices import KokoroQuestions
+        from training.voices import Kokoro
 
         self.folder.mkdir(parents=True, exist_ok=True)
         (voice,) = {question.voice for question in missing}
-        teacher = KokoroQuestions(styles=(voice,), threads=threads)
+        teacher = Kokoro(threads=threads)
         for question in track(missing, f"recording {self.split} questions"):
-            pcm = teacher.say(question.question, (1.0,), question.speed)
+            pcm = teacher.say(question.question, {voice: 1.0}, question.speed)
             write_wav(self.folder / question.recording, pcm, RATE)
 
 

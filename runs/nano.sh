@@ -31,6 +31,17 @@ elif [ ${#missing[@]} -gt 0 ]; then
 fi
 make .venv/.ready-test .venv/.ready-eval # the trainers with their teachers, the judges
 
+# Kokoro's speakers. Those that the evaluation keeps for itself are among them and are never read.
+styles=$work/kokoro-styles
+if [ ! -e "$styles/zm_yunyang.bin" ]; then
+  command -v npm > /dev/null || { echo "error: npm is needed to fetch the Kokoro styles" >&2; exit 1; }
+  npm pack --silent --pack-destination "$work" kokoro-js@1.2.1
+  echo "1f0d0383ef0349af0bd9440d81dc12abbea3a5392eb645283eda876f537f5860  $work/kokoro-js-1.2.1.tgz" |
+    sha256sum --check --quiet
+  mkdir -p "$styles"
+  tar --extract --file "$work/kokoro-js-1.2.1.tgz" --directory "$styles" --strip-components 2 package/voices
+fi
+
 # stage PRODUCT NAME: runs training.NAME in the work folder unless its product is there.
 stage() {
   echo "== $2 ($1)"
@@ -40,7 +51,7 @@ stage() {
 # ---- Data: texts, split before anything is spoken; then every shard that is missing --------------------
 
 "$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
-"$python" -m training.corpus "$work" kokoro 2            #  25  550 questions by the slow teacher
+"$python" -m training.corpus "$work" pico,kokoro 2       #  90  3000 questions by Pico, 2000 by Kokoro, the slow one
 
 # ---- Audio tokenizers, and the corpus as tokens ---------------------------------------------------------
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,14 +24,18 @@ from training.domain import Item, Spoken, speak_sentences, training_items
 
 SHARD = 250
 
+QuestionVoice = Callable[[str, np.random.Generator], tuple[NDArray[np.float32], str]]
+"""A text to 16 kHz speech and who says it."""
+
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Sizes and seeds. ``kokoro_items`` questions are rendered once more by Kokoro, the slow teacher."""
+    """Sizes and seeds. So many questions are rendered once more by Kokoro, the slow teacher, and by Pico."""
 
     items: int = 30000
     speak: int = 7000
     kokoro_items: int = 2000
+    pico_items: int = 3000
     seed: int = 20260
 
 
@@ -147,15 +152,29 @@ def question_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
 
 
 def kokoro_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
-    path = folder / "kokoro" / f"{shard:04d}.npz"
-    if path.exists():
-        return
+    """50 questions drawn anew, by Kokoro; its styles lie beside the corpus in ``kokoro-styles``."""
     from training.voices import KokoroQuestions
 
-    voice = _once("kokoro", KokoroQuestions)
-    rng = np.random.default_rng([config.seed, 2, shard])
-    items = load_items(folder / "items.jsonl")
-    chosen = [int(i) for i in rng.choice(config.items, 50, replace=False)]
+    voice = partial(_once, "kokoro", partial(KokoroQuestions, folder.parent / "kokoro-styles"))
+    redrawn_shard(folder / "kokoro" / f"{shard:04d}.npz", voice, config, [config.seed, 2, shard], 50)
+
+
+def pico_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
+    """250 questions drawn anew, by Pico."""
+    from training.voices import PicoQuestions
+
+    voice = partial(_once, "pico", PicoQuestions)
+    redrawn_shard(folder / "pico" / f"{shard:04d}.npz", voice, config, [config.seed, 3, shard], SHARD)
+
+
+def redrawn_shard(
+    path: Path, teacher: Callable[[], QuestionVoice], config: CorpusConfig, seed: list[int], size: int
+) -> None:
+    if path.exists():
+        return
+    voice, rng = teacher(), np.random.default_rng(seed)
+    items = load_items(path.parent.parent / "items.jsonl")
+    chosen = [int(i) for i in rng.choice(config.items, size, replace=False)]
     save_questions(path, {i: voice(items[i].question, rng) for i in chosen}, chosen)
 
 
@@ -179,7 +198,7 @@ def _job(job: tuple[str, Path, int, CorpusConfig]) -> str:
     if name == "answers":
         answer_shard(folder, shard)
     else:
-        {"questions": question_shard, "kokoro": kokoro_shard}[name](folder, shard, config)
+        {"questions": question_shard, "kokoro": kokoro_shard, "pico": pico_shard}[name](folder, shard, config)
     return f"{name} {shard}"
 
 
@@ -192,6 +211,7 @@ def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes:
         "answers": -(-spoken // SHARD),
         "questions": -(-config.items // SHARD),
         "kokoro": config.kokoro_items // 50,
+        "pico": config.pico_items // SHARD,
     }
     for part in parts:
         (folder / part).mkdir(exist_ok=True)

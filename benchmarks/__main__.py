@@ -1,0 +1,73 @@
+"""All figures of speed: one benchmark after another, each in a process of its own.
+
+    python -m benchmarks [--quick] [NAME ...]
+
+So neither a memory peak nor a thread setting leaks from one into the next. A benchmark that fails does not
+keep the others from running; the exit code is then 1. Options of one: `python -m benchmarks.NAME --help`.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of this folder: what it measures, its arguments, and more that make it a mere trial."""
+
+    measures: str
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+
+
+BENCHMARKS = {
+    "codec": Benchmark("cost of the tokenizer and the vocoder", quick=("--seconds", "2")),
+    "joins": Benchmark("how audible the joins of tiles are", ("examples/question.wav",)),
+    "latency": Benchmark("how soon an answer is heard, questions in real time", quick=("--n", "1")),
+    "engine_vs_hf": Benchmark("decode speed against Hugging Face generate", quick=("--repeats", "1")),
+}
+
+
+def in_own_process(command: list[str]) -> int:
+    """Runs a command to its end, its output into ours; gives its exit code, negative for a signal."""
+    return subprocess.run(command, check=False).returncode
+
+
+def run_all(names: Sequence[str], *, quick: bool) -> list[str]:
+    """Runs the named benchmarks in the given order. Gives a line for each that failed."""
+    failed = []
+    for name in names:
+        benchmark = BENCHMARKS[name]
+        print(f"\n== {name}: {benchmark.measures}", flush=True)
+        arguments = [*benchmark.arguments, *(benchmark.quick if quick else ())]
+        code = in_own_process([sys.executable, "-m", f"benchmarks.{name}", *arguments])
+        if code:
+            failed.append(f"{name} ended with exit code {code}, expected 0")
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    width = max(map(len, BENCHMARKS))
+    listed = "\n".join(f"  {name:{width}}  {benchmark.measures}" for name, benchmark in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"benchmarks:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all if none is named")
+    parser.add_argument("--quick", action="store_true", help="only try that they run; not for figures")
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in BENCHMARKS:
+            parser.error(f"no benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
+    failed = run_all(given.names or list(BENCHMARKS), quick=given.quick)
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,7 +29,7 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" -ne 0 ]; then
 elif [ ${#missing[@]} -gt 0 ]; then
   apt-get install --yes --no-install-recommends "${missing[@]}"
 fi
-make .venv/.ready-test .venv/.ready-eval # the trainers with their teachers, the judges
+make .venv/.ready-train .venv/.ready-eval # the trainers with their teachers, the judges
 
 # Kokoro's speakers. Those that the evaluation keeps for itself are among them and are never read.
 styles=$work/kokoro-styles

@@ -3,6 +3,9 @@
 #
 #   runs/nano.sh [WORK [BUNDLE]]      defaults: work/nano, models/nano
 #
+# START=models/nano goes on from that bundle's weights instead of from nothing, FINISHED=linguistic,wave leaves these
+# parts of it as they are (docs/training.md).
+#
 # Started again, it goes on where it was stopped. What each stage does and why: docs/training.md; what was
 # tried: docs/lab-log.md. Costs are CPU minutes of one machine (two cores, AVX-512), an *estimate* unless marked
 # measured; with both cores free the clock shows about half. Memory: 9 GB; disk: 6 GB.
@@ -52,6 +55,10 @@ stage() {
 
 "$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
 "$python" -m training.corpus "$work" pico,kokoro 2       #  90  3000 questions by Pico, 2000 by Kokoro, the slow one
+
+if [ -n "${START:-}" ] && [ ! -e "$work/start" ]; then
+  "$python" -m training.start "$START" "$work" ${FINISHED:+"$FINISHED"}
+fi
 
 # ---- Audio tokenizers, and the corpus as tokens ---------------------------------------------------------
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from aqaa.models.nano_semantic import ScalarQuantizer
 from aqaa.models.step1 import Step1, Step1Config, alibi_bias, branch_mask
 from aqaa.tokens.classes import TokenClass
-from training.loop import LoopConfig, fit, folder_and_threads
+from training.loop import LoopConfig, fit, folder_and_threads, starting_point
 from training.sequences import (
     Language,
     Questions,
@@ -32,7 +32,6 @@ from training.sequences import (
     text_prefix,
 )
 from training.speech import corpus_at
-from training.start import BACKBONE, starting_point
 from training.tokens import GroupTable
 
 LEVELS = (8, 8, 8, 8)
@@ -354,7 +353,7 @@ class BackboneTrainer:
         fit(name, self.model, losses, loop, self.folder)
 
     def run(self) -> CodedBackbone:
-        start = starting_point(self.folder, BACKBONE)
+        start = starting_point(self.folder, "backbone")
         if start is not None:
             self.model.unfold(start)
             self.stage("sft1", TUNING, self.config.continued)

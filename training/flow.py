@@ -17,9 +17,8 @@ from torch import Tensor
 
 from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow, NanoFlowConfig
 from training import features, semantic
-from training.loop import LoopConfig, fit, folder_and_threads
+from training.loop import LoopConfig, fit, folder_and_threads, starting_point
 from training.speech import corpus_at
-from training.start import FLOW, starting_point
 from training.tokens import GroupTable
 
 NANO = NanoFlowConfig()
@@ -101,7 +100,7 @@ def train(folder: Path, config: FlowTraining = FlowTraining()) -> NanoFlow:
     windows = Windows(folder, config)
     torch.manual_seed(config.loop.seed)
     model = NanoFlow(NANO)
-    start = starting_point(folder, FLOW)
+    start = starting_point(folder, "flow")
     if start is None:
         start_from_tokenizer(model, folder, windows)
 

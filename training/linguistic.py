@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from aqaa.models.linguistic import LinguisticConfig, LinguisticEncoder
 from training import augment, features, phonemes
-from training.loop import LoopConfig, fit, folder_and_threads, length_batches
+from training.loop import LoopConfig, fit, folder_and_threads, length_batches, starting_point
 from training.speech import Utterance, answers, corpus_at, questions
-from training.start import LINGUISTIC, starting_point
 
 NANO = LinguisticConfig(
     dim=256, heads=4, ff_dim=1024, blocks=5, chunk_frames=8, overlap_frames=4, look_back_chunks=4
@@ -38,7 +37,7 @@ class LinguisticTraining:
     )
     quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
     continued: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=2000, lr=6e-4, warmup=100, seed=13)
+        default_factory=lambda: LoopConfig(steps=2400, lr=6e-4, warmup=100, seed=13)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
     kokoro: float = 0.35  # share of batches, however few clips there are
@@ -211,7 +210,7 @@ def train(folder: Path, config: LinguisticTraining = LinguisticTraining()) -> Li
     trained_on, dev = pools(folder, config)
     batches = Batches(trained_on, config.seconds)
     model = Listener()
-    start = starting_point(folder, LINGUISTIC)
+    start = starting_point(folder, "linguistic")
 
     def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         mel, lengths, rows = batches.draw(rng)

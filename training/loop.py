@@ -168,6 +168,15 @@ def weights_of(folder: Path, *names: str) -> dict[str, Tensor]:
     raise FileNotFoundError(f"no weights of {' or '.join(names)} in {folder}; run that stage first")
 
 
+def starting_point(folder: Path, name: str) -> dict[str, Tensor] | None:
+    """The weights that ``name`` starts from, if a bundle was unpacked into ``folder``."""
+    path = folder / "start" / f"{name}.pt"
+    if not path.exists():
+        return None
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return weights
+
+
 def folder_and_threads(arguments: list[str]) -> Path:
     """``python -m training.<stage> [folder] [threads]``: sets torch's threads (2), gives ``work/nano``."""
     torch.set_num_threads(int(arguments[2]) if len(arguments) > 2 else 2)

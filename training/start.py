@@ -4,48 +4,52 @@ The bundle holds everything that an answer needs and nothing that only training 
 head, no decoder of the semantic tokenizer. :func:`unpack` lays its weights out as the starting points of the
 stages; a stage that finds one takes it up (``fit``, ``start``) and grows what is missing anew.
 
-    python -m training.start models/nano work/nano
+    python -m training.start models/nano work/nano             # every part may be trained on
+    python -m training.start models/nano work/nano linguistic  # but this one is finished
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training import semantic
+from training import linguistic, semantic
 from training.loop import save
 
-LINGUISTIC, BACKBONE, FLOW, WAVE = "linguistic", "backbone", "flow", "wave"
+PRODUCT = {"linguistic": "linguistic", "flow": "flow", "wave": "wave-supervised"}
+"""Part → the stage whose product it is. The backbone's rows are folded: it cannot be taken for finished."""
 
 
-def starting_point(folder: Path, name: str) -> dict[str, Tensor] | None:
-    """The weights that ``name`` starts from, if a bundle was unpacked into ``folder``."""
-    path = folder / "start" / f"{name}.pt"
-    if not path.exists():
-        return None
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return weights
-
-
-def unpack(bundle: Path, folder: Path) -> None:
-    """Weights of ``bundle`` as float32 starting points under ``folder/start``.
+def unpack(bundle: Path, folder: Path, finished: Sequence[str] = ()) -> None:
+    """Weights of ``bundle`` as float32 starting points under ``folder/start``; those of ``finished`` parts
+    also as their stage's product, so that it is not trained on.
 
     The vocabulary and the semantic encoder are taken over as they are, finished: every code and every text id
-    of the other parts depends on them. The semantic decoder, of no use but to a flow without weights, is not
-    in a bundle and stays random.
+    of the other parts depends on them. What only training needs is not in a bundle and stays random: the
+    semantic decoder, of no use but to a flow without weights, and the CTC head of a finished linguistic part.
+
+    Raises ValueError for a part that cannot be taken for finished.
     """
+    unknown = [name for name in finished if name not in PRODUCT]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} cannot be taken for finished: linguistic, flow and wave can")
     (folder / "start").mkdir(parents=True, exist_ok=True)
     (folder / "text.model").write_bytes((bundle / "text.model").read_bytes())
-    parts = {name: floats(bundle / f"{name}.safetensors") for name in (LINGUISTIC, BACKBONE, FLOW, WAVE)}
-    listener = parts[LINGUISTIC]
+    parts = {
+        name: floats(bundle / f"{name}.safetensors") for name in ("linguistic", "backbone", "flow", "wave")
+    }
+    listener = parts["linguistic"]
     for ours, theirs in (("shift", "cmvn.shift"), ("scale", "cmvn.scale")):
         listener[ours] = listener.pop(theirs)
     for name, weights in parts.items():
         save(folder / "start" / f"{name}.pt", weights)
+    for name in finished:
+        whole: dict[str, Tensor] = linguistic.Listener().state_dict() if name == "linguistic" else {}
+        save(folder / f"{PRODUCT[name]}.pt", whole | parts[name])
     autoencoder = semantic.SemanticAutoencoder()
     autoencoder.encoder.load_state_dict(floats(bundle / "semantic.safetensors"))
     save(folder / "semantic.pt", autoencoder.state_dict())
@@ -56,4 +60,4 @@ def floats(path: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+    unpack(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3].split(",") if len(sys.argv) > 3 else ())

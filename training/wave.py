@@ -20,9 +20,8 @@ from torch.nn import functional as F
 
 from aqaa.models.nano_wave import NanoWave, NanoWaveConfig, Parts
 from training import features
-from training.loop import LoopConfig, fit, folder_and_threads
+from training.loop import LoopConfig, fit, folder_and_threads, starting_point
 from training.speech import corpus_at
-from training.start import WAVE, starting_point
 
 NANO = NanoWaveConfig()
 
@@ -185,7 +184,7 @@ def train(folder: Path, config: WaveTraining = WaveTraining()) -> NanoWave:
         batch = crops.draw(rng)
         return supervised_losses(model, model(crop_mel(batch["wave"])), batch)
 
-    start = starting_point(folder, WAVE)
+    start = starting_point(folder, "wave")
     loop = config.supervised if start is None else config.continued
     fit("wave-supervised", model, losses, loop, folder, start=start)
     return model

@@ -9,9 +9,9 @@ from torch import nn
 from training.backbone import BackboneTraining, CodedBackbone
 from training.export import linguistic_tensors
 from training.linguistic import Listener
-from training.loop import LoopConfig, fit
+from training.loop import LoopConfig, fit, starting_point, weights_of
 from training.sequences import Language
-from training.start import BACKBONE, FLOW, LINGUISTIC, WAVE, starting_point, unpack
+from training.start import unpack
 
 NANO = Path(__file__).parents[3] / "models" / "nano"
 
@@ -24,14 +24,14 @@ def folder(tmp_path_factory):
 
 
 def test_every_part_has_a_starting_point_and_nothing_else_has(folder):
-    for name in (LINGUISTIC, BACKBONE, FLOW, WAVE):
+    for name in ("linguistic", "backbone", "flow", "wave"):
         assert starting_point(folder, name)
     assert starting_point(folder, "acoustics") is None
-    assert starting_point(folder / "elsewhere", WAVE) is None
+    assert starting_point(folder / "elsewhere", "wave") is None
 
 
 def test_the_listener_comes_back_as_it_was_exported(folder):
-    start = starting_point(folder, LINGUISTIC)
+    start = starting_point(folder, "linguistic")
     model = Listener()
     missing = model.load_state_dict(start, strict=False).missing_keys
     assert all(name.startswith(("head.", "mix.", "out.", "count")) for name in missing)
@@ -42,14 +42,27 @@ def test_the_listener_comes_back_as_it_was_exported(folder):
 
 
 def test_the_backbone_unfolds_to_what_it_folds_to(folder):
-    start = starting_point(folder, BACKBONE)
+    start = starting_point(folder, "backbone")
     language = Language(folder / "text.model")
-    model = CodedBackbone(language, BackboneTraining(), starting_point(folder, LINGUISTIC)["centroids"])
+    model = CodedBackbone(language, BackboneTraining(), starting_point(folder, "linguistic")["centroids"])
     model.unfold(start)
     folded = model.fold()
     assert folded.keys() == start.keys()
     for name, value in start.items():
         torch.testing.assert_close(folded[name], value, rtol=0, atol=0)
+
+
+def test_finished_parts_are_the_products_of_their_stages(tmp_path):
+    unpack(NANO, tmp_path, finished=("linguistic", "flow"))
+    Listener().load_state_dict(weights_of(tmp_path, "linguistic"))
+    assert torch.equal(
+        weights_of(tmp_path, "linguistic")["centroids"], starting_point(tmp_path, "linguistic")["centroids"]
+    )
+    assert weights_of(tmp_path, "flow").keys() == starting_point(tmp_path, "flow").keys()
+    with pytest.raises(FileNotFoundError):
+        weights_of(tmp_path, "wave-supervised")
+    with pytest.raises(ValueError, match="backbone cannot be taken for finished"):
+        unpack(NANO, tmp_path, finished=("backbone",))
 
 
 def test_a_stage_starts_there_unless_it_is_under_way(tmp_path):

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 
 from aqaa.audio.decode import Audio
 from aqaa.errors import AqaaError
+from aqaa.present.answer import Answer, Answers, Pcm
 from evaluation.heldout import TEXTS, Question, Recordings, read_texts
 from evaluation.judge import Judge, JudgeConfig
 from evaluation.naturalness import dnsmos
@@ -33,46 +33,8 @@ from evaluation.voice_control import Change, measure
 if TYPE_CHECKING:
     from training.domain import Split
 
-Pcm = NDArray[np.float32]
 Hears = Callable[[Pcm, int], str]
 Scores = Callable[[Pcm, int], float]
-
-
-class Segment(Protocol):
-    @property
-    def style(self) -> str | None: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def start_sample(self) -> int: ...
-    @property
-    def end_sample(self) -> int: ...
-
-
-class Answer(Protocol):
-    """What is needed of the pipeline's answer."""
-
-    @property
-    def question_text(self) -> str: ...
-    @property
-    def answer_text(self) -> str: ...
-    @property
-    def pcm(self) -> Pcm: ...
-    @property
-    def sample_rate(self) -> int: ...
-    @property
-    def segments(self) -> Sequence[Segment]: ...
-    @property
-    def ttfa_seconds(self) -> float: ...
-    @property
-    def rtf(self) -> float: ...
-
-
-class Answers(Protocol):
-    """What is needed of ``aqaa.engine.pipeline.Pipeline``."""
-
-    def ask(self, audio: Audio, *, seed: int = 0) -> Answer: ...
-    def say(self, text: str, *, seed: int = 0, style: str | None = None) -> Answer: ...
 
 
 class Teacher(Protocol):

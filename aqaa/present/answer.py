@@ -1,12 +1,13 @@
-"""What the pipeline gives and the presentation needs, as protocols, so that neither imports the other."""
+"""What the pipeline gives, as protocols, so that who shows or judges an answer imports no engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aqaa.audio.decode import Audio
 from aqaa.bundle.manifest import Manifest
 from aqaa.tokens.classes import TokenClass
 
@@ -72,7 +73,14 @@ class Answer(Protocol):
     def rtf(self) -> float: ...
 
 
-class Pipeline(Protocol):
+class Answers(Protocol):
+    """Whatever answers and speaks."""
+
+    def ask(self, audio: Audio, *, seed: int = 0) -> Answer: ...
+    def say(self, text: str, *, seed: int = 0, style: str | None = None) -> Answer: ...
+
+
+class Pipeline(Answers, Protocol):
     """What the command line asks of ``aqaa.engine.pipeline.Pipeline``."""
 
     @property
@@ -81,6 +89,4 @@ class Pipeline(Protocol):
     def load(
         cls, bundle_dir: Path, *, threads: int | None = None, progress: Progress | None = None
     ) -> Self: ...
-    def ask(self, audio: Any, *, seed: int = 0) -> Answer: ...
-    def say(self, text: str, *, seed: int = 0, style: str | None = None) -> Answer: ...
-    def tokenize(self, audio: Any) -> Sequence[int]: ...
+    def tokenize(self, audio: Audio) -> Sequence[int]: ...

@@ -7,38 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from nano_cases import FLOW, WAVE
 from safetensors.torch import save_file
 
 from aqaa.bundle import Bundle, write_manifest
 from aqaa.models.linguistic import LinguisticConfig, LinguisticEncoder
-from aqaa.models.nano_flow import NanoFlow, NanoFlowConfig
+from aqaa.models.nano_flow import NanoFlow
 from aqaa.models.nano_semantic import NanoSemanticConfig, NanoSemanticEncoder
-from aqaa.models.nano_wave import NanoWave, NanoWaveConfig
+from aqaa.models.nano_wave import NanoWave
 
 LINGUISTIC = LinguisticConfig(dim=8, heads=2, ff_dim=8, blocks=1, chunk_frames=8, overlap_frames=4)
 SEMANTIC = NanoSemanticConfig(n_mels=8, dim=8, levels=(4, 3))
-FLOW = NanoFlowConfig(
-    n_mels=6,
-    dim=8,
-    linguistic_codes=10,
-    levels=(4, 3),
-    token_blocks=1,
-    outer_blocks=1,
-    inner_blocks=1,
-    time_dim=8,
-)
-WAVE = NanoWaveConfig(
-    sample_rate=2400,
-    hop=24,
-    n_fft=96,
-    n_mels=6,
-    dim=8,
-    blocks=1,
-    kernel=3,
-    ahead=1,
-    f0_reference=60,
-    max_hz=900,
-)
 
 
 @pytest.fixture

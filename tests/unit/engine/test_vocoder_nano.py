@@ -6,37 +6,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from nano_cases import FLOW, WAVE
 
 from aqaa.engine.tiles import FrameGrid, TilePlan
 from aqaa.engine.vocoder import Vocoder
 from aqaa.engine.vocoder.draws import SegmentDraws
 from aqaa.engine.vocoder.parts import NanoHead, NanoSolver
-from aqaa.models.nano_flow import NanoFlow, NanoFlowConfig
-from aqaa.models.nano_wave import NanoWave, NanoWaveConfig
+from aqaa.models.nano_flow import NanoFlow
+from aqaa.models.nano_wave import NanoWave
 from aqaa.tokens.philox import Domain
 
-FLOW = NanoFlowConfig(
-    n_mels=6,
-    dim=8,
-    linguistic_codes=10,
-    levels=(4, 3),
-    token_blocks=1,
-    outer_blocks=1,
-    inner_blocks=1,
-    time_dim=8,
-)
-WAVE = NanoWaveConfig(
-    sample_rate=2400,
-    hop=24,
-    n_fft=96,
-    n_mels=6,
-    dim=8,
-    blocks=1,
-    kernel=3,
-    ahead=1,
-    f0_reference=60,
-    max_hz=900,
-)
 GRID = FrameGrid(Fraction(12))
 
 

@@ -1,20 +1,14 @@
 """Nano's flow: shapes, absent groups, the noise's part, losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from nano_cases import FLOW
 
-from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow, NanoFlowConfig
+from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow
 
-TINY = NanoFlowConfig(
-    n_mels=6,
-    dim=8,
-    linguistic_codes=10,
-    levels=(4, 3),
-    token_blocks=2,
-    outer_blocks=1,
-    inner_blocks=1,
-    time_dim=8,
-)
+TINY = replace(FLOW, token_blocks=2)
 
 
 @pytest.fixture(scope="module")

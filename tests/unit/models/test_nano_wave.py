@@ -5,22 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nano_cases import WAVE as TINY
 
 from aqaa.models.nano_wave import NanoWave, NanoWaveConfig, Parts, pulse_train, sample_f0
 
 NANO = NanoWaveConfig()
-TINY = NanoWaveConfig(
-    sample_rate=2400,
-    hop=24,
-    n_fft=96,
-    n_mels=6,
-    dim=8,
-    blocks=1,
-    kernel=3,
-    ahead=1,
-    f0_reference=60,
-    max_hz=900,
-)
 
 
 def test_the_context_counts_network_windows_and_pulses():

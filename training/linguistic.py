@@ -40,7 +40,7 @@ class LinguisticTraining:
         default_factory=lambda: LoopConfig(steps=2400, lr=6e-4, warmup=100, seed=13)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
-    kokoro: float = 0.35  # share of batches, however few clips there are
+    kokoro: float = 0.5  # share of batches, however few clips there are
     pico: float = 0.1
     augment: augment.AugmentConfig = field(
         default_factory=lambda: augment.AugmentConfig(speed=0.3, speed_range=(0.88, 1.14))

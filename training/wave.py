@@ -29,7 +29,7 @@ NANO = NanoWaveConfig()
 @dataclass(frozen=True)
 class WaveTraining:
     clips: int = 3200
-    crop: int = 96  # frames, of which the outer ones only give context
+    crop: int = 108  # frames, of which the outer ones only give context, as in the vocoder's windows
     batch: int = 16
     supervised: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=100, seed=71, clip=5.0)
@@ -148,7 +148,7 @@ def compressed(spectrum: Tensor, power: float = 0.3) -> Tensor:
 
 
 def supervised_losses(model: NanoWave, parts: Parts, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    keep = slice(24, -14)
+    keep = slice(NANO.frames_before, -NANO.frames_ahead)
     f0 = batch["f0"][:, keep]
     voiced = f0 > 40
     goal = model.analyse(batch["harmonic"])[:, keep]

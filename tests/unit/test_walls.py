@@ -26,7 +26,7 @@ KNOWS = {
     "engine": {"errors", "tokens", "audio", "models", "bundle", "config"},
     "present": {"errors", "tokens", "audio", "bundle"},
     "telemetry": {"errors", "config"},
-    "turnlog": {"errors", "config", "tokens", "telemetry"},
+    "turnlog": {"errors", "config", "tokens", "telemetry", "v1"},
     "v1": set[str](),
     "rpc": {"errors", "config", "telemetry", "v1"},
     "client": {"errors", "config", "audio", "rpc", "v1"},
@@ -48,6 +48,7 @@ WITHOUT_TORCH = (
     "aqaa.tokens",
     "aqaa.bundle",
     "aqaa.present",
+    "aqaa.turnlog",
     "aqaa.cli",
 )
 """Imported whole on a client, but for the readers of public checkpoints and the picture."""

@@ -1,0 +1,51 @@
+"""Who may come in: live turns below the backbone slots that replicas say they have."""
+
+from aqaa.errors import CapacityError
+from aqaa.turnlog import scripts
+from aqaa.turnlog.link import Call, Link
+from aqaa.turnlog.names import LIVE, SLOTS, TurnRef
+from aqaa.turnlog.settings import ms
+
+
+class Capacity:
+    """Slots of llm replicas, and leases of live turns. Both run out on their own when a process dies."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    async def publish(self, replica: str, slots: int, free: int) -> None:
+        """What a replica has; to be repeated at half of ``slots_lease``. ``replica`` has no space in it."""
+        lease = ms(self.link.settings.slots_lease)
+        await self.link.run(scripts.SLOTS, [SLOTS], [replica, slots, free, lease])
+
+    async def withdraw(self, replica: str) -> None:
+        """A replica that drains."""
+        await self.link.run(scripts.SLOTS, [SLOTS], [replica, -1, 0, 1])
+
+    async def slots(self) -> tuple[int, int]:
+        """(all slots, free ones) of the replicas that are alive."""
+        reply = await self.link.run(scripts.ROOM, [SLOTS], [])
+        return int(reply[1]), int(reply[2])
+
+    async def live(self) -> int:
+        """Turns whose lease has not run out."""
+        now = await self.link.now_ms()
+        return int(await self.link.command("ZCOUNT", LIVE, f"({now}", "+inf"))
+
+    async def admit(self, turn: TurnRef, *, retry_after: float = 1.0) -> None:
+        """Takes a live-turn lease, or renews it. Raises CapacityError when every slot has a live turn."""
+        slots, _ = await self.slots()
+        reply = await self.link.run(scripts.ADMIT, [LIVE], [str(turn), slots, ms(self.link.settings.lease)])
+        if reply[0] != "OK":
+            raise CapacityError(
+                f"{int(reply[1])} turns are live and there are {slots} slots, try again in {retry_after:g} s",
+                retry_after=retry_after,
+            )
+
+    def renewal(self, turn: TurnRef) -> Call:
+        """The call that renews a lease, for a pipeline; one that has run out is taken again."""
+        return Call(scripts.ADMIT, [LIVE], [str(turn), 2**31, ms(self.link.settings.lease)])
+
+    async def leave(self, turn: TurnRef) -> None:
+        """Gives a lease back."""
+        await self.link.command("ZREM", LIVE, str(turn))

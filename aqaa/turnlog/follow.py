@@ -1,0 +1,292 @@
+"""Reading live turns: pub/sub only wakes, readers drain by cursor, a sweep makes it safe.
+
+Two connections carry all readers of a process: one hears, the other reads state and entries of every turn
+that was woken, in one pipeline. Nobody polls, nobody waits for ever.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from redis.exceptions import ResponseError
+
+from aqaa.errors import AqaaError, Deadline, LogDiverged, LogLost, Unavailable
+from aqaa.turnlog.append import appending
+from aqaa.turnlog.channels import Channels
+from aqaa.turnlog.link import Link
+from aqaa.turnlog.names import READER, Stream, TurnRef
+from aqaa.turnlog.records import Cursor, Entry, entries_of
+from aqaa.turnlog.state import TurnState
+
+_SLICES = 8
+"""Of a sweep: so many times in its length a part of the readers is looked after."""
+
+
+class Follower:
+    """One reader of one stream of a live turn, who also sees the turn's state. Made by ``Following.follow``.
+
+        async with following.follow(turn, Stream.ANSWER) as answer:
+            while (entry := await answer.next(timeout=5.0)) is not None:
+                record = entry.record(Stream.ANSWER)
+
+    It keeps what it has read: after a failover that lost the stream's end it puts it back.
+    """
+
+    def __init__(self, following: "Following", turn: TurnRef, stream: Stream, read: Iterable[Entry]) -> None:
+        self.turn = turn
+        self.stream = stream
+        self.state: TurnState | None = None
+        self._following = following
+        self._kept = list(read)
+        self._waiting: deque[Entry] = deque()
+        self._news = asyncio.Event()
+        self._error: AqaaError | None = None
+        self._log_ends: int | None = None  # before the cursor, where a failover lost entries
+        self.due = 0.0
+        self.restoring = False
+
+    @property
+    def cursor(self) -> Cursor:
+        """The last entry that has arrived, be it taken or not."""
+        return Cursor(self._kept[-1].seq, self._kept[-1].hash) if self._kept else Cursor()
+
+    async def next(self, timeout: float) -> Entry | None:
+        """The next entry; None when the turn is over and nothing more will come.
+
+        Raises Deadline after ``timeout`` seconds, Unavailable if the log could not be read in that time,
+        LogLost, LogDiverged.
+        """
+        await self._until(lambda: bool(self._waiting) or self._over(), timeout)
+        return self._waiting.popleft() if self._waiting else None
+
+    def ready(self) -> list[Entry]:
+        """What has arrived already, without waiting."""
+        entries = list(self._waiting)
+        self._waiting.clear()
+        return entries
+
+    async def seen(self, wanted: Callable[[TurnState], bool], timeout: float) -> TurnState:
+        """Waits until the turn's state is as wanted, and gives it. Raises as ``next`` does."""
+        await self._until(lambda: self.state is not None and wanted(self.state), timeout)
+        assert self.state is not None
+        return self.state
+
+    async def changed(self, timeout: float) -> None:
+        """Waits for anything new: an entry, another state. Raises as ``next`` does."""
+        before = self.state, self.cursor
+        await self._until(lambda: (self.state, self.cursor) != before, timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._following.leave(self)
+
+    def _over(self) -> bool:
+        return self.state is not None and self.state.phase.terminal and not self._behind()
+
+    def _behind(self) -> bool:
+        return self.state is not None and self.state.last[self.stream].seq > self.cursor.seq
+
+    async def _until(self, met: Callable[[], bool], timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while not met():
+                    if self._error is not None:
+                        raise self._error
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            if self._following.failing is not None:
+                raise Unavailable(
+                    f"the turn log cannot be read: {self._following.failing}", stage="turnlog"
+                ) from None
+            raise Deadline(
+                f"turn {self.turn.turn_id}: nothing new on {self.stream} for {timeout:g} s", stage="turnlog"
+            ) from None
+
+    def take(self, raw_state: dict[bytes, bytes], raw: list[Any]) -> bool:
+        """What one reading found. True if there is more. For ``Following``."""
+        state = TurnState.parse(raw_state)
+        if state is None:
+            if self.state is not None or self._kept:
+                self.fail(LogLost(f"the log of turn {self.turn.turn_id} is gone", missing=self._missing()))
+            return False
+        try:
+            entries = entries_of(raw, self.stream, self.cursor)
+        except LogDiverged as error:
+            self.fail(error)
+            return False
+        last = state.last[self.stream]
+        self._log_ends = last.seq if not entries and last.seq < self.cursor.seq else None
+        if not entries and last.seq == self.cursor.seq and last.hash != self.cursor.hash:
+            self.fail(
+                LogDiverged(f"{self.stream} ends otherwise than what was read", missing=self._missing())
+            )
+            return False
+        if entries or state != self.state:
+            self._kept += entries
+            self._waiting += entries
+            self.state = state
+            self._news.set()
+        return bool(entries) and self._behind()
+
+    @property
+    def lost(self) -> list[tuple[Entry, bytes]]:
+        """Entries that were read and are not in the log any more, each with the hash before it."""
+        last = self._log_ends
+        if last is None or self._error is not None:
+            return []
+        hashes = [b"", *(entry.hash for entry in self._kept)]
+        return [(entry, hashes[i]) for i, entry in enumerate(self._kept) if entry.seq > last]
+
+    def fail(self, error: AqaaError) -> None:
+        """Every waiting call raises this, once what arrived before is taken."""
+        self._error = self._error or error
+        self._news.set()
+
+    def _missing(self) -> str:
+        return f"{self.stream}:{self.cursor.seq + 1}"
+
+
+class Following:
+    """All readers of a process.
+
+    async with Following(link) as following:
+        ...
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.failing: str | None = None
+        """Why the log cannot be read just now."""
+        self._channels = Channels(link, self._heard)
+        self._readers: dict[str, set[Follower]] = {}
+        self._dirty: dict[Follower, None] = {}
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._restoring: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self.link.on_break.append(self._look_at_all)
+        self._tasks = [
+            asyncio.create_task(self._drain(), name="turnlog-drain"),
+            asyncio.create_task(self._sweep(), name="turnlog-sweep"),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.link.on_break.remove(self._look_at_all)
+        tasks = [*self._tasks, *self._restoring]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._channels.aclose()
+
+    def follow(self, turn: TurnRef, stream: Stream, read: Iterable[Entry] = ()) -> Follower:
+        """A reader of what comes after ``read``, the entries from the first one on that are known already."""
+        follower = Follower(self, turn, stream, read)
+        channel = turn.channel(READER[stream])
+        if channel not in self._readers:
+            self._readers[channel] = set()
+            self._channels.add(channel)
+        self._readers[channel].add(follower)
+        self._look_at([follower])
+        return follower
+
+    def leave(self, follower: Follower) -> None:
+        """Ends a reader."""
+        channel = follower.turn.channel(READER[follower.stream])
+        readers = self._readers.get(channel, set())
+        readers.discard(follower)
+        self._dirty.pop(follower, None)
+        if not readers and self._readers.pop(channel, None) is not None:
+            self._channels.drop(channel)
+
+    def _heard(self, channel: str, _message: bytes | None) -> None:
+        self._look_at(self._readers.get(channel, ()))
+
+    def _look_at(self, followers: Iterable[Follower]) -> None:
+        self._dirty.update(dict.fromkeys(followers))
+        if self._dirty:
+            self._woken.set()
+
+    def _look_at_all(self) -> None:
+        self._look_at(follower for readers in self._readers.values() for follower in readers)
+
+    async def _sweep(self) -> None:
+        """Looks at every reader once a sweep, woken or not, and at where its channel's slot lies."""
+        clock, sweep = self.link.clock, self.link.settings.sweep
+        while True:
+            await clock.sleep(sweep / _SLICES)
+            now = clock.now()
+            self._channels.settle()
+            self._look_at([f for readers in self._readers.values() for f in readers if f.due <= now])
+
+    async def _drain(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            batch = list(self._dirty)
+            self._dirty.clear()
+            count = self.link.settings.read_count
+            calls: list[tuple[Any, ...]] = []
+            for follower in batch:
+                # the state first: entries appended before a terminal state are then never missed
+                calls.append(("HGETALL", follower.turn.state))
+                start = f"(0-{follower.cursor.seq}"
+                calls.append(("XRANGE", follower.turn.stream(follower.stream), start, "+", "COUNT", count))
+                follower.due = self.link.clock.now() + self.link.settings.sweep
+            try:
+                replies = await self.link.pipeline(calls)
+            except (Unavailable, ResponseError) as error:
+                self.failing = str(error)
+                self._look_at(batch)
+                await self.link.clock.sleep(self.link.settings.sweep)
+                continue
+            self.failing = None
+            for i, follower in enumerate(batch):
+                state, entries = replies[2 * i : 2 * i + 2]
+                if isinstance(state, Exception) or isinstance(entries, Exception):
+                    self.failing = f"{state}; {entries}"
+                    continue
+                if follower.take(state, entries):
+                    self._look_at([follower])
+                if follower.lost and not follower.restoring:
+                    follower.restoring = True
+                    task = asyncio.create_task(self._restore(follower), name="turnlog-restore")
+                    self._restoring.add(task)
+                    task.add_done_callback(self._restoring.discard)
+
+    async def _restore(self, follower: Follower) -> None:
+        """Puts back what a failover lost and this reader has kept."""
+        try:
+            for entry, before in follower.lost:
+                call = appending(self.link, follower.turn, follower.stream, entry, before, role=None)
+                reply = await self.link.run(call.script, call.keys, call.args)
+                if reply[0] == "CONFLICT":
+                    raise LogDiverged(
+                        f"{follower.stream} holds something else at entry {entry.seq}",
+                        missing=f"{follower.stream}:{entry.seq}",
+                    )
+                if reply[0] not in ("OK", "DUP"):
+                    return  # gone, or lost anew meanwhile: the next sweep sees it
+        except Unavailable as error:
+            self.failing = str(error)
+        except AqaaError as error:
+            follower.fail(error)
+        finally:
+            follower.restoring = False
+
+
+async def read_all(link: Link, turn: TurnRef, stream: Stream) -> list[Entry]:
+    """A whole stream, as someone reads it who takes a turn over; of a trimmed delivery what is left.
+
+    Raises LogDiverged.
+    """
+    raw = await link.command("XRANGE", turn.stream(stream), "-", "+")
+    return entries_of(raw, stream, None if stream is Stream.DELIVERY else Cursor())

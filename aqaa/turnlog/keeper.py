@@ -1,0 +1,108 @@
+"""Staying an owner: one heartbeat for every role that this process holds, in two round trips."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from redis.exceptions import ResponseError
+
+from aqaa.errors import AqaaError, Superseded, Unavailable
+from aqaa.turnlog.append import Appender
+from aqaa.turnlog.dispatch import Consumer, Dispatched
+from aqaa.turnlog.link import Link
+from aqaa.turnlog.names import Role, Stream
+from aqaa.turnlog.tenure import Tenure
+
+_LAST = (Stream.QUERY, Stream.ANSWER, Stream.DELIVERY)
+"""As RENEW names them."""
+
+
+@dataclass(eq=False)
+class Held:
+    """A role that is kept, the entry it came with (runners), and the pens that write under it."""
+
+    tenure: Tenure
+    dispatched: Dispatched | None = None
+    pens: list[Appender] = field(default_factory=list)
+
+
+class Keeper:
+    """Renews leases every heartbeat: first under the fence in the turn's state, then the dispatch entry.
+
+    A role that cannot be renewed is lost: ``tenure.lost`` is set, ``tenure.error`` says why. What a failover
+    has lost of a pen's stream is written again.
+    """
+
+    def __init__(self, link: Link, consumer: Consumer | None = None) -> None:
+        self.link = link
+        self.consumer = consumer
+        self._held: dict[Tenure, Held] = {}
+        self._beat = asyncio.Event()
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        return tuple(self._held.values())
+
+    def keep(
+        self, tenure: Tenure, dispatched: Dispatched | None = None, pens: Iterable[Appender] = ()
+    ) -> Held:
+        """Renews this from now on, until ``drop`` or until it is lost."""
+        held = Held(tenure, dispatched, list(pens))
+        self._held[tenure] = held
+        return held
+
+    def drop(self, tenure: Tenure) -> None:
+        """Renews it no more: the turn is over."""
+        self._held.pop(tenure, None)
+
+    async def run(self) -> None:
+        """Beats until it is cancelled. While the log is away leases run out, and that is all."""
+        while True:
+            await self.link.clock.sleep(self.link.settings.heartbeat)
+            try:
+                await self.beat()
+            except Unavailable:
+                continue
+
+    async def beat(self) -> None:
+        """One heartbeat. Raises Unavailable."""
+        held = [h for h in self.held if h.tenure.error is None]
+        replies = await self.link.pipeline([h.tenure.renewal() for h in held])
+        for one, reply in zip(held, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                raise Unavailable(f"the turn log refuses to renew: {reply}", stage="turnlog") from reply
+            try:
+                if reply[0] == "OK":
+                    for pen in one.pens:
+                        await pen.mend(int(reply[2 + _LAST.index(pen.stream)]))
+                else:
+                    await one.tenure.refused(reply)
+            except Unavailable:
+                raise
+            except AqaaError as error:
+                one.tenure.lose(error)
+        await self._claim([h for h in held if h.dispatched is not None])
+        for one in held:
+            if one.tenure.error is not None:
+                self.drop(one.tenure)
+
+    async def hand_over(self) -> list[Held]:
+        """SIGTERM: gives every role and entry back, for the next scan to take. What was held."""
+        held = list(self.held)
+        for one in held:
+            self.drop(one.tenure)
+            await one.tenure.release()
+            if one.dispatched is not None and self.consumer is not None:
+                await self.consumer.hand_over(one.dispatched)
+        return held
+
+    async def _claim(self, held: list[Held]) -> None:
+        """Keeps the entries; one that is no longer ours has another runner, who will acquire."""
+        if self.consumer is None or not held:
+            return
+        calls = [self.consumer.claiming(h.dispatched) for h in held if h.dispatched is not None]
+        for one, reply in zip(held, await self.link.pipeline(calls), strict=True):
+            if isinstance(reply, ResponseError) or reply[0] != "OK":
+                if one.tenure.error is None and one.tenure.role is Role.RUNNER:
+                    await one.tenure.release()
+                one.tenure.lose(Superseded(f"another runner has the entry of turn {one.tenure.turn.turn_id}"))

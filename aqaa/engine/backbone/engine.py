@@ -173,6 +173,18 @@ class BackboneEngine:
         """Take a request back; the next step frees its slot and reports it as `cancelled`."""
         request.cancelled = True
 
+    def hold(self, request: Request) -> None:
+        """Choose no further token of a request; it keeps its slot until `let_go`, `cancel` or preemption."""
+        request.held = True
+
+    def let_go(self, request: Request) -> None:
+        """Go on with a request that is held, with the tokens that it would have had anyway."""
+        request.held = False
+
+    def promote(self, request: Request) -> None:
+        """Make background work foreground, in the order of its arrival."""
+        request.priority = Priority.FOREGROUND
+
     def step(self) -> list[Event]:
         """Compute one batch of rows and choose the tokens they lead to; events in order of choice."""
         events: list[Event] = [
@@ -185,9 +197,7 @@ class BackboneEngine:
         if work:
             self._steps += 1
             self._compute(work)
-            events += self._choose(
-                [request for request, _ in work if request.committed and not request.pending]
-            )
+            events += self._choose([r for r, _ in work if r.committed and not r.pending and not r.held])
         return events
 
     def stream(self, request: Request) -> Iterator[int]:

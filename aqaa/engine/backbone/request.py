@@ -61,6 +61,7 @@ class Request:
         resumed: leading answer ids that were given, not chosen.
         computed: leading ids whose keys and values lie in `slot`.
         state: (1, D) hidden state after the last id, when that id is computed and the next is not chosen.
+        held: no further id is chosen; what is pending is still computed.
         end: the last event, once there is one.
     """
 
@@ -75,6 +76,7 @@ class Request:
     computed: int = 0
     resumed: int = 0
     state: Tensor | None = field(default=None, repr=False)
+    held: bool = False
     cancelled: bool = False
     end: Ended | None = None
 
@@ -100,7 +102,7 @@ class Request:
     @property
     def runnable(self) -> bool:
         """Whether a step has something to do for it, once it has a slot."""
-        return self.pending > 0 or (self.committed and self.state is not None)
+        return self.pending > 0 or (self.committed and self.state is not None and not self.held)
 
     def extend(self, ids: Sequence[int]) -> None:
         """Add ids that are given, not chosen."""

@@ -10,9 +10,10 @@ from aqaa.errors import CapacityError
 class Scheduler:
     """Slots and rows, foreground first, then in order of arrival.
 
-    A foreground request is *urgent* from its commit until it has `urgent_tokens` tokens. While one is urgent,
-    no background request is computed. While one waits for a slot, the youngest background request gives its
-    own back and is computed again later, from its ids, so its answer does not change.
+    A foreground request is *urgent* from its commit until it has `urgent_tokens` tokens, unless it is held.
+    While one is urgent, no background request is computed. While one waits for a slot, the youngest
+    background request gives its own back and is computed again later, from its ids, so its answer does not
+    change.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Scheduler:
         urgent = any(
             request.priority is Priority.FOREGROUND
             and request.committed
+            and not request.held
             and request.generated < self._urgent_tokens
             for request in self.running + self.waiting
         )

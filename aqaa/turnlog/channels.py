@@ -8,7 +8,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio.cluster import RedisCluster
 
-from aqaa.turnlog.link import Link
+from aqaa.turnlog.link import Link, heeding
 
 _SILENT, _DEAD = 5, 10
 """Sweeps without a word: after the first number the server is asked, after the second it counts as gone."""
@@ -129,22 +129,22 @@ class _Ear:
             self._asked = set(self._wanted)
             # one command a channel: their slots may differ
             for channel in gone:
-                await less(channel)
+                await heeding(less(channel))
             for channel in new:
-                await more(channel)
+                await heeding(more(channel))
 
     async def _hear(self, pubsub: Any) -> None:
         silence = 0
         while True:
             try:
-                message = await pubsub.get_message(timeout=self._link.settings.sweep)
+                message = await heeding(pubsub.get_message(timeout=self._link.settings.sweep))
             except redis_errors.MovedError:
                 self.refused |= self._asked
                 continue
             if message is None:
                 silence += 1
                 if silence == _SILENT:
-                    await pubsub.ping()
+                    await heeding(pubsub.ping())
                 elif silence == _DEAD:
                     raise redis_errors.ConnectionError("the subscribed connection is silent")
                 continue

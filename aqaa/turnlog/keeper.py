@@ -82,7 +82,7 @@ class Keeper:
             except AqaaError as error:
                 one.tenure.lose(error)
         await self._claim([h for h in held if h.dispatched is not None])
-        for one in held:
+        for one in self.held:
             if one.tenure.error is not None:
                 self.drop(one.tenure)
 

@@ -151,7 +151,7 @@ class Link:
             async with asyncio.timeout(self.settings.call_timeout):
                 while True:
                     try:
-                        return await attempt()
+                        return await heeding(attempt())
                     except ResponseError as error:
                         if not isinstance(error, _BROKEN):
                             raise
@@ -205,6 +205,19 @@ class Link:
         client: Any = self.client
         seconds, micros = await client.execute_command("TIME", **options)
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+async def heeding(awaited: Awaitable[T]) -> T:
+    """``awaited``, and a cancellation that came meanwhile.
+
+    redis-py sends through ``wait_for``, which before Python 3.12 forgets one that comes just as it ends.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    found = await awaited
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return found
 
 
 def _login(url: str) -> dict[str, Any]:

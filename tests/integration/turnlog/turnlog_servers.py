@@ -1,6 +1,7 @@
-"""Real servers for the turn log's tests: Valkey 9 from a wheel, Redis 7 where it is installed, a cluster of three."""
+"""Real servers for the turn log's tests: Valkey 9 from a wheel, Redis 7 if installed, a cluster of three."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -53,7 +54,7 @@ class Server:
         """Starts it, on the port that it had before. Another port is tried if someone else was faster."""
         for attempt in range(5):
             words = [str(self.program), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                     "--dir", str(self.folder), "--logfile", str(self.folder / "log"), *self.options]  # fmt: skip
+                     "--dir", str(self.folder), "--logfile", f"{self.folder}/log", *self.options]  # fmt: skip
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
             if self._ready():
                 return
@@ -68,6 +69,15 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP, until ``go_on``."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def ask(self, *words: str) -> bytes:
         """One command over a connection of its own; the reply as it comes, at most 64 KiB."""

@@ -1,0 +1,167 @@
+"""Dispatch: every opened turn gets a runner, duplicates are harmless, what cannot be run is buried."""
+
+import pytest
+from turnlog_cases import BUNDLE, CALLER, SETTINGS, STOPPED, expire, open_turn, turn_log
+
+from aqaa.turnlog import Consumer, Phase, Role, Tenure, TurnLogSettings, post
+from aqaa.v1.errors_pb2 import ErrorReason
+
+
+async def length(log):
+    return await log.link.command("XLEN", "aqaa:dispatch")
+
+
+async def pending(log):
+    return (await log.link.command("XPENDING", "aqaa:dispatch", "runners"))["pending"]
+
+
+async def make_idle(log, consumer, dispatched):
+    """As if its consumer had been silent for a lease."""
+    words = ("XCLAIM", "aqaa:dispatch", "runners", consumer.name, 0, dispatched.entry)
+    await log.link.command(*words, "IDLE", 10**7, "JUSTID", parse_justid=True)
+
+
+async def test_a_turn_dispatched_before_there_was_any_runner_is_taken(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        await post(log.link, live.turn, BUNDLE)
+        [found] = await Consumer(log.link, "late").take(5)
+        assert (found.turn, found.bundle_digest, found.deliveries) == (live.turn, BUNDLE, 1)
+
+
+async def test_a_lost_group_is_made_again_at_the_beginning(server):
+    async with turn_log(server.url) as log:
+        consumer = Consumer(log.link, "runner-1")
+        assert await consumer.take(5) == []
+        assert await consumer.scan(5) == []
+        await log.link.command("FLUSHALL")
+        live = await open_turn(log)
+        await post(log.link, live.turn, BUNDLE)
+        assert [d.turn for d in await consumer.take(5)] == [live.turn]
+        await log.link.command("FLUSHALL")
+        assert await consumer.scan(5) == []
+
+
+async def test_a_second_entry_of_a_running_turn_is_dropped(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        one, two = Consumer(log.link, "runner-1"), Consumer(log.link, "runner-2")
+        await post(log.link, live.turn, BUNDLE)
+        await post(log.link, live.turn, BUNDLE)
+        [first], [second] = await one.take(1), await two.take(1)
+        assert isinstance(await log.acquire_runner(one, first), Tenure)
+        assert await log.acquire_runner(two, second) is None
+        assert await pending(log) == 1
+
+
+async def test_a_turn_that_has_ended_or_is_gone_is_dropped(server):
+    async with turn_log(server.url) as log:
+        consumer = Consumer(log.link, "runner-1")
+        ended, gone = await open_turn(log), await open_turn(log)
+        await log.cancel(ended.turn, CALLER)
+        await log.link.command("UNLINK", *gone.turn.keys)
+        for live in (ended, gone):
+            await post(log.link, live.turn, BUNDLE)
+            [found] = await consumer.take(1)
+            assert await log.acquire_runner(consumer, found) is None
+        assert await pending(log) == 0
+
+
+async def test_an_entry_comes_back_when_its_runners_lease_ends(server):
+    """It is idle, the lease in the state is not over: nothing else stands for the turn, so it is kept."""
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        one, two = Consumer(log.link, "runner-1"), Consumer(log.link, "runner-2")
+        await post(log.link, live.turn, BUNDLE)
+        [first] = await one.take(1)
+        assert isinstance(await log.acquire_runner(one, first), Tenure)
+        await make_idle(log, one, first)
+        [again] = await two.scan(1)
+        assert await log.acquire_runner(two, again) is None
+        assert await pending(log) == 1
+        assert await two.scan(1) == []
+        await expire(log, live.turn, Role.RUNNER)
+        await make_idle(log, two, again)
+        [again] = await two.scan(1)
+        assert isinstance(await log.acquire_runner(two, again), Tenure)
+
+
+async def test_a_turn_that_fells_every_runner_is_buried(server):
+    settings = TurnLogSettings(lease=600.0, heartbeat=60.0, dispatch_block=0.02, max_deliveries=2)
+    async with turn_log(server.url, settings=settings) as log:
+        live = await open_turn(log)
+        consumer = Consumer(log.link, "runner-1")
+        await post(log.link, live.turn, BUNDLE)
+        [found] = await consumer.take(1)
+        for _ in range(2):
+            assert isinstance(await log.acquire_runner(consumer, found), Tenure)
+            await expire(log, live.turn, Role.RUNNER)
+            await make_idle(log, consumer, found)
+            [found] = await consumer.scan(1)
+        assert found.deliveries == 3
+        assert await log.acquire_runner(consumer, found) is None
+        state = await log.state(live.turn, CALLER)
+        assert state.phase is Phase.FAILED
+        assert state.terminal.error == ErrorReason.ERROR_REASON_UNAVAILABLE
+        assert await pending(log) == 0
+        [(_, dead)] = await log.link.command("XRANGE", "aqaa:dead", "-", "+")
+        assert (dead[b"turn"].decode(), dead[b"reason"]) == (live.turn.turn_id, b"MAX_DELIVERIES")
+
+
+async def test_a_bundle_that_is_gone_ends_the_turn(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        consumer = Consumer(log.link, "runner-1")
+        await post(log.link, live.turn, BUNDLE)
+        [found] = await consumer.take(1)
+        tenure = await log.acquire_runner(consumer, found)
+        await log.refuse_bundle(consumer, found, tenure)
+        state = await log.state(live.turn, CALLER)
+        assert state.terminal.error == ErrorReason.ERROR_REASON_BUNDLE_CHANGED
+        assert await pending(log) == 0
+
+
+async def test_trimming_spares_what_anyone_still_needs(server):
+    async with turn_log(server.url) as log:
+        consumer = Consumer(log.link, "runner-1")
+        lives = [await open_turn(log) for _ in range(5)]
+        for live in lives:
+            await post(log.link, live.turn, BUNDLE)
+        found = await consumer.take(3)
+        assert await consumer.tidy() == (0, 0)
+        await consumer.done(found[0])
+        await consumer.done(found[2])
+        assert await consumer.tidy() == (1, 0)
+        await consumer.done(found[1])
+        await consumer.tidy()
+        rest = await consumer.take(5)
+        assert [d.turn for d in rest] == [live.turn for live in lives[3:]]
+
+
+async def test_a_consumer_is_forgotten_when_it_holds_nothing(server):
+    async with turn_log(server.url) as log:
+        consumer = Consumer(log.link, "runner-1")
+        live = await open_turn(log)
+        await post(log.link, live.turn, BUNDLE)
+        [found] = await consumer.take(1)
+        assert (await consumer.tidy(leaving=True))[1] == 0
+        tenure = await log.acquire_runner(consumer, found)
+        await log.finish(live.front, STOPPED)
+        await consumer.done(found)
+        assert tenure.error is None
+        assert (await consumer.tidy(leaving=True))[1] == 1
+
+
+def test_the_settings_of_these_tests_let_no_lease_run_out():
+    assert SETTINGS.lease >= 600
+
+
+@pytest.mark.parametrize("after", [0.0, 5.0])
+async def test_an_entry_that_was_lost_is_not_handed_over(server, after):
+    async with turn_log(server.url) as log:
+        consumer, thief = Consumer(log.link, "runner-1"), Consumer(log.link, "runner-2")
+        live = await open_turn(log)
+        await post(log.link, live.turn, BUNDLE)
+        [found] = await consumer.take(1)
+        await log.link.command("XCLAIM", "aqaa:dispatch", "runners", thief.name, 0, found.entry)
+        assert await consumer.hand_over(found, after=after) is False

@@ -1,0 +1,108 @@
+"""Sessions and capacity: history as text, closing leaves no key, admission below the slots."""
+
+import pytest
+from turnlog_cases import CALLER, groups, open_turn, run_turn, spec_of, text, turn_log
+
+from aqaa.errors import CapacityError, InvalidRequest, LogDiverged, NotFound
+from aqaa.turnlog import Appender, Opened, Stream, TurnState, history_digest
+from aqaa.v1.orchestrator_pb2 import TurnSummary
+from aqaa.v1.tokens_pb2 import Message, Role
+from aqaa.v1.turnlog_pb2 import History
+
+
+async def test_the_next_turn_knows_what_was_heard(server):
+    async with turn_log(server.url) as log:
+        first = await open_turn(log)
+        summary = TurnSummary(
+            turn_id=first.turn.turn_id,
+            question_text="what is two plus two",
+            answer_text="Four. And three is seven.",
+            heard_text="Four.",
+        )
+        await log.sessions.remember(first.turn, CALLER, summary, over=False)
+        session = await log.sessions.get(first.turn.session_ref, CALLER)
+        history = session.history()
+        assert list(history.messages) == [
+            Message(role=Role.ROLE_HUMAN, text="what is two plus two"),
+            Message(role=Role.ROLE_ASSISTANT, text="Four."),
+        ]
+        turn = log.new_turn("tenant", first.turn.session)
+        spec = spec_of(turn, history=history)
+        assert isinstance(await log.open(turn, CALLER, spec, history), Opened)
+
+        # what it was opened with stays, whatever becomes of the first turn
+        summary.heard_text = summary.answer_text
+        await log.sessions.remember(first.turn, CALLER, summary, over=True)
+        assert await log.sessions.known(turn, history_digest(history)) == history
+        with pytest.raises(LogDiverged):
+            await log.sessions.known(turn, history_digest(History()))
+        turns = (await log.sessions.get(turn.session_ref, CALLER)).turns
+        assert [t.turn_id for t in turns] == [first.turn.turn_id, turn.turn_id]
+        assert turns[0] == summary
+
+
+async def test_closing_a_session_leaves_nothing(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        await open_turn(log, session=live.turn.session)
+        await live.query.append(groups(0))
+        await Appender(await run_turn(log, live.turn), Stream.ANSWER).append(text("One"))
+        assert await log.sessions.close(live.turn.session_ref, CALLER) == 6
+        assert await log.link.command("DBSIZE") == 0
+        with pytest.raises(NotFound):
+            await log.sessions.get(live.turn.session_ref, CALLER)
+        with pytest.raises(NotFound):
+            await log.sessions.remember(live.turn, CALLER, TurnSummary(), over=True)
+
+
+async def test_a_turn_is_opened_once_and_as_its_spec_says(server):
+    async with turn_log(server.url) as log:
+        turn = log.new_turn("tenant")
+        with pytest.raises(InvalidRequest):
+            await log.open(turn, CALLER, spec_of(log.new_turn("tenant")), History())
+        assert await log.link.command("DBSIZE") == 0
+        assert isinstance(await log.open(turn, CALLER, spec_of(turn), History()), Opened)
+        assert isinstance(await log.open(turn, CALLER, spec_of(turn), History()), TurnState)
+
+
+async def test_two_tenants_never_share_a_key(server):
+    async with turn_log(server.url) as log:
+        mine = await open_turn(log, tenant="one")
+        theirs = await open_turn(log, tenant="two", session=mine.turn.session)
+        assert not {*mine.turn.keys, mine.turn.meta} & {*theirs.turn.keys, theirs.turn.meta}
+
+
+async def test_turns_are_let_in_while_there_are_slots(server):
+    async with turn_log(server.url) as log:
+        capacity = log.capacity
+        turns = [log.new_turn("tenant") for _ in range(4)]
+        with pytest.raises(CapacityError):
+            await capacity.admit(turns[0])
+        await capacity.publish("llm-0", 2, 2)
+        await capacity.publish("llm-1", 3, 3)
+        await capacity.publish("llm-0", 1, 1)
+        assert await capacity.slots() == (4, 4)
+        await capacity.withdraw("llm-0")
+        for turn in turns[:3]:
+            await capacity.admit(turn)
+        await capacity.admit(turns[0])  # it is in
+        with pytest.raises(CapacityError) as caught:
+            await capacity.admit(turns[3], retry_after=2.0)
+        assert caught.value.retry_after == 2.0
+        await capacity.leave(turns[1])
+        await capacity.admit(turns[3])
+        assert await capacity.live() == 3
+
+
+async def test_slots_and_leases_run_out_with_their_process(server):
+    async with turn_log(server.url) as log:
+        await log.capacity.publish("llm-0", 2, 2)
+        turn = log.new_turn("tenant")
+        await log.capacity.admit(turn)
+        await log.link.command("ZADD", "aqaa:live", 1, str(turn))
+        assert await log.capacity.live() == 0
+        await log.link.command("ZADD", "aqaa:slots", 1, "llm-0 2 2")
+        assert await log.capacity.slots() == (0, 0)
+        renewal = log.capacity.renewal(turn)
+        await log.link.run(renewal.script, renewal.keys, renewal.args)
+        assert await log.capacity.live() == 1

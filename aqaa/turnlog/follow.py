@@ -126,10 +126,11 @@ class Follower:
                 LogDiverged(f"{self.stream} ends otherwise than what was read", missing=self._missing())
             )
             return False
-        if entries or state != self.state:
+        news = bool(entries) or state != self.state
+        self.state = state
+        if news:
             self._kept += entries
             self._waiting += entries
-            self.state = state
             self._news.set()
         return bool(entries) and self._behind()
 

@@ -1,7 +1,7 @@
 """Where a turn stands, as its state hash says it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from aqaa.turnlog.names import Role, Stream
@@ -43,6 +43,7 @@ class TurnState:
 
     last       the last entry of each stream
     owners     who holds each role, "epoch.nonce"; absent: nobody
+    leases     until when, in milliseconds of the server's clock; renewing alone makes no other state
     commit     groups of the question, once it is over and shall be answered
     frontier   groups of sound that may be written; None: nothing was said
     played     samples that the caller has heard, as far as it is known
@@ -57,6 +58,7 @@ class TurnState:
     frontier: int | None = None
     played: int | None = None
     terminal: TerminalState | None = None
+    leases: Mapping[Role, int] = field(default_factory=dict, compare=False)
 
     @classmethod
     def parse(cls, raw: Mapping[bytes, bytes]) -> "TurnState | None":
@@ -81,5 +83,6 @@ class TurnState:
             commit=number(b"commit"),
             frontier=number(b"frontier"),
             played=number(b"played_samples"),
+            leases={role: number(f"{role}_until".encode()) or 0 for role in Role},
             terminal=TerminalState.FromString(raw[b"terminal"]) if b"terminal" in raw else None,
         )

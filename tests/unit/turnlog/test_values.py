@@ -94,6 +94,7 @@ def test_a_state_is_read_as_it_is_written() -> None:
             b"hash:answer": b"h",
             b"front_owner": b"2.0011",
             b"runner_owner": b"",
+            b"front_until": b"1700000005000",
             b"commit": b"30",
             b"terminal": encode(terminal),
         }
@@ -102,6 +103,7 @@ def test_a_state_is_read_as_it_is_written() -> None:
     assert state.phase.terminal
     assert state.last == {Stream.QUERY: Cursor(), Stream.ANSWER: Cursor(12, b"h"), Stream.DELIVERY: Cursor()}
     assert state.owners == {Role.FRONT: "2.0011"}
+    assert state.leases == {Role.FRONT: 1700000005000, Role.RUNNER: 0}
     assert (state.commit, state.frontier, state.terminal) == (30, None, terminal)
 
 

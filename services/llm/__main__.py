@@ -3,17 +3,17 @@
 import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits does not spin; read as torch loads
-
 from aqaa.errors import AqaaError
-from aqaa.rpc.server import run
 from services.llm.config import LlmSettings
-from services.llm.service import serve
 
 
 def main() -> int:
     """The exit status: 0 after a drain, 1 where the engine broke, 2 where the service cannot start."""
     settings = LlmSettings.at_start_up(sys.argv[1:], os.environ)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait do not spin; read as torch loads
+    from aqaa.rpc.server import run
+    from services.llm.service import serve
+
     try:
         return run(serve(settings))
     except AqaaError as error:

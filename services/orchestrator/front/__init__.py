@@ -1,0 +1,1 @@
+"""Turns as callers see them: let in, heard, told, taken up again."""

@@ -1,0 +1,223 @@
+"""A conversation: questions while they are spoken, answers while they are made, both at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aqaa.errors import AqaaError, CapacityError, Deadline, Draining, InvalidRequest, NotFound
+from aqaa.rpc.caller import Caller
+from aqaa.telemetry import catalogue
+from aqaa.telemetry.log import traceback_of
+from aqaa.v1.orchestrator_pb2 import (
+    ConversationOpened,
+    ConverseRequest,
+    ConverseResponse,
+    OpenTurn,
+    TurnEvent,
+)
+from services.orchestrator import doors
+from services.orchestrator.failures import event_of
+from services.orchestrator.front.front import Asked, Front
+from services.orchestrator.front.question import Question
+from services.orchestrator.front.telling import is_resumable
+from services.orchestrator.front.turn import FrontTurn
+from services.orchestrator.tasks import Outbox, ended
+
+_REMEMBERED = 16
+"""Turns that are over and may still be acknowledged."""
+
+
+class _Open:
+    """The question that is being spoken: its turn begins with its first sound."""
+
+    def __init__(self, opening: OpenTurn, question: Question) -> None:
+        self.opening = opening
+        self.question = question
+        self.received = 0
+        self.failed = False
+        """Its turn is over: what still comes of it is dropped."""
+        self.turn: FrontTurn | None = None
+        self.committed_at: float | None = None
+
+
+class Conversation:
+    """One Converse call.
+
+    await Conversation(front, caller, seconds).run(requests, outbox)
+    """
+
+    def __init__(self, front: Front, caller: Caller, seconds: float | None) -> None:
+        self._front = front
+        self._shared = front.shared
+        self._caller = caller
+        self._ends = None if seconds is None else front.shared.clock.now() + seconds
+        self._session_id = ""
+        self._new_session = True
+        self._open: _Open | None = None
+        self._turns: dict[str, FrontTurn] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, requests: AsyncIterator[ConverseRequest], outbox: Outbox[ConverseResponse]) -> None:
+        """Until the caller has said everything and every turn is told. Raises what was wrong with a step."""
+        self._outbox = outbox
+        gauge = self._shared.metrics[catalogue.SESSIONS_LIVE]
+        steps = aiter(requests)
+        try:
+            with gauge.track_inprogress():
+                await self._begin(await self._step(steps))
+                while (step := await self._step(steps)) is not None:
+                    await self._take(step)
+                if self._open is not None and not self._open.failed:
+                    raise InvalidRequest("the call ended inside a question, expected its commit")
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                for turn in self._turns.values():
+                    await turn.remember()
+        finally:
+            await ended(*self._tasks)
+
+    async def _step(self, steps: AsyncIterator[ConverseRequest]) -> ConverseRequest | None:
+        """The next step; None behind the last one. Raises Deadline, or Draining when it may leave."""
+        idle, draining = self._shared.settings.conversation_idle_seconds, self._front.draining
+        coming = asyncio.ensure_future(anext(steps, None))
+        stopping = asyncio.create_task(draining.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait(
+                    {coming, stopping, *self._tasks}, timeout=idle, return_when=asyncio.FIRST_COMPLETED
+                )
+                if coming in done:
+                    return coming.result()
+                if draining.is_set() and not self._tasks:
+                    raise Draining("this replica is shutting down, open the conversation again")
+                if draining.is_set():
+                    await asyncio.wait({coming, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+                elif not done and not self._tasks:
+                    raise Deadline(f"nothing has been said for {idle:g} s", stage="conversation")
+        finally:
+            await ended(stopping, *([] if coming.done() else [coming]))
+
+    async def _begin(self, step: ConverseRequest | None) -> None:
+        if step is None or not step.HasField("open"):
+            raise InvalidRequest("the first step of a conversation is open")
+        self._format = doors.check_format(step.open.format)
+        self._session_id = step.open.session_id
+        if self._session_id:
+            await self._front.session(self._caller, self._session_id)
+            self._new_session = False
+        else:
+            self._session_id = self._shared.log.new_turn(self._caller.tenant).session
+        await self._outbox.put(ConverseResponse(opened=ConversationOpened(session_id=self._session_id)))
+
+    async def _take(self, step: ConverseRequest) -> None:
+        kind = step.WhichOneof("step")
+        match kind:
+            case "turn":
+                self._question(step.turn)
+            case "audio":
+                await self._audio(step)
+            case "commit":
+                await self._commit(step.commit.bytes)
+            case "played":
+                self._turn(step.played.turn_id).telling.acknowledge(step.played.samples)
+            case "cancel":
+                given = step.cancel.HasField("played_samples")
+                played = step.cancel.played_samples if given else None
+                await self._cancel(step.cancel.turn_id, played)
+            case _:
+                raise InvalidRequest(f"{kind or 'an empty step'} cannot stand here")
+
+    # -- questions --
+
+    def _question(self, opening: OpenTurn) -> None:
+        if self._open is not None:
+            raise InvalidRequest("turn: a question is open, expected its commit first")
+        doors.check_options(opening.options)
+        doors.check_request_id(opening.request_id)
+        self._open = _Open(opening, Question(self._shared, self._format))
+
+    async def _audio(self, step: ConverseRequest) -> None:
+        current = self._asked("audio")
+        pcm = doors.check_piece(step.audio, self._format, current.received)
+        current.received += len(pcm)
+        if current.failed:
+            return
+        current.question.add(pcm)
+        if current.turn is None:
+            await self._begin_turn(current)
+
+    async def _commit(self, count: int) -> None:
+        current = self._asked("commit")
+        if count != current.received:
+            raise InvalidRequest(f"commit.bytes is {count}, but {current.received} bytes have come")
+        if not current.received:
+            raise InvalidRequest("commit: the question has no sound")
+        self._open = None
+        if current.turn is not None and not current.failed:
+            current.turn.telling.asked_at = self._shared.clock.now()
+            current.question.commit(count)
+
+    def _asked(self, kind: str) -> _Open:
+        if self._open is None:
+            raise InvalidRequest(f"{kind}: no question is open, expected turn first")
+        return self._open
+
+    async def _begin_turn(self, current: _Open) -> None:
+        """Opens the turn of a question; a refusal ends the turn, not the conversation."""
+        fresh = self._shared.log.new_turn(self._caller.tenant, self._session_id)
+        options, request_id = current.opening.options, current.opening.request_id
+        asked = Asked(self._caller, "", request_id, options, self._left())
+        try:
+            if len(self._tasks) >= self._shared.settings.turns_per_conversation:
+                raise CapacityError(f"{len(self._tasks)} turns of this conversation are live, cancel one")
+            for turn in self._turns.values():
+                await turn.remember()
+            opened = await self._front.open(asked, current.question, self._send, fresh)
+        except AqaaError as error:
+            current.failed = True
+            await self._fail(fresh.turn_id, error, resumable=False)
+            return
+        if opened is None:
+            current.failed = True
+            return
+        current.turn = turn = opened
+        while len(self._turns) >= _REMEMBERED:
+            del self._turns[next(iter(self._turns))]
+        self._turns[turn.turn.turn_id] = turn
+        task = asyncio.create_task(self._tell(turn, current), name=f"tell {turn.turn.turn_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _left(self) -> float | None:
+        return None if self._ends is None else max(0.0, self._ends - self._shared.clock.now())
+
+    # -- answers --
+
+    async def _tell(self, turn: FrontTurn, current: _Open) -> None:
+        try:
+            await turn.run(self._send, self._shared.stages.facts.sample_rate_hz)
+        except AqaaError as error:
+            await self._fail(turn.turn.turn_id, error, resumable=turn.committed and is_resumable(error))
+        except Exception as error:
+            where = traceback_of(error, messages=False)
+            self._shared.journal.error("a turn has failed and nobody foresaw it", traceback=where)
+            await self._fail(turn.turn.turn_id, AqaaError(), resumable=False)
+        finally:
+            current.failed = current.failed or self._open is current
+
+    async def _fail(self, turn_id: str, error: AqaaError, *, resumable: bool) -> None:
+        await self._send(TurnEvent(turn_id=turn_id, failed=event_of(error, resumable=resumable)))
+
+    async def _send(self, event: TurnEvent) -> None:
+        await self._outbox.put(ConverseResponse(turn=event))
+
+    async def _cancel(self, turn_id: str, played: int | None) -> None:
+        mine = self._turns.get(turn_id)
+        if mine is not None and played is None:
+            played = mine.telling.played
+        session = mine.turn.session if mine is not None else self._session_id
+        await self._front.cancel(self._caller, session, turn_id, played)
+
+    def _turn(self, turn_id: str) -> FrontTurn:
+        if turn_id not in self._turns:
+            raise NotFound(f"this conversation has no turn {turn_id[:40]!r}")
+        return self._turns[turn_id]

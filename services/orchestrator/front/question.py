@@ -1,0 +1,153 @@
+"""A question on its way into the log: PCM to the tokenizer, groups to the query, while the caller speaks."""
+
+import asyncio
+
+from aqaa.errors import AqaaError, Deadline, InvalidAudio, InvalidRequest, LogDiverged, Unavailable
+from aqaa.turnlog import Appender
+from aqaa.v1.audio_pb2 import AudioFormat, QuestionAudio
+from aqaa.v1.tokenizer_pb2 import (
+    LevelMode,
+    OpenTokenize,
+    StreamTokenizeRequest,
+    StreamTokenizeResponse,
+)
+from aqaa.v1.turnlog_pb2 import QueryEnd, QueryRecord
+from services.orchestrator import groups as groups_of
+from services.orchestrator.doors import MAX_PIECE_BYTES, frame_bytes, question_bytes
+from services.orchestrator.shared import Shared
+from services.orchestrator.stages import TOKENIZER, StageCall, is_passing
+from services.orchestrator.tasks import beside
+
+COALESCE_SECONDS = 0.12
+"""Least sound of one message to the tokenizer: a group's, which is the least that can come back."""
+
+Call = StageCall[StreamTokenizeRequest, StreamTokenizeResponse]
+
+
+class Question:
+    """Takes pieces as they come, whoever waits for whom.
+
+    question = Question(shared, audio_format)
+    question.add(pcm)
+    question.commit()
+    groups = await question.into(pen, bundle_digest)
+
+    The sound stays here until it is safe in the log as groups: a tokenizer that fails is given it again.
+    """
+
+    def __init__(self, shared: Shared, audio_format: AudioFormat) -> None:
+        self._shared = shared
+        self._format = audio_format
+        self._pcm = bytearray()
+        self._most = question_bytes(audio_format, shared.settings.question_seconds)
+        self._groups = 0
+        self._whole = False
+        self._sent = False
+        self._news = asyncio.Event()
+
+    @property
+    def received(self) -> int:
+        """Bytes."""
+        return len(self._pcm)
+
+    def add(self, pcm: bytes) -> None:
+        """The next piece, checked. Raises InvalidAudio if the question becomes too long."""
+        if len(self._pcm) + len(pcm) > self._most:
+            raise InvalidAudio(
+                f"the question has more than {self._most} bytes "
+                f"({self._shared.settings.question_seconds:g} s), ask a shorter one"
+            )
+        self._pcm += pcm
+        self._news.set()
+
+    def commit(self, count: int) -> None:
+        """The question is over. Raises InvalidRequest if another number of bytes has come."""
+        if count != len(self._pcm):
+            raise InvalidRequest(f"commit.bytes is {count}, but {len(self._pcm)} bytes have come")
+        self._whole = True
+        self._news.set()
+
+    async def into(self, pen: Appender, bundle_digest: str) -> int:
+        """Appends the question to the query: its groups.
+
+        Raises what the tokenizer raises, Unavailable when it fails again and again, Deadline when the caller
+        falls silent.
+        """
+        settings, attempt = self._shared.settings, 0
+        while True:
+            before = self._groups
+            try:
+                await self._tokenize(pen, bundle_digest)
+                break
+            except AqaaError as error:
+                attempt = 1 if self._groups > before else attempt + 1
+                passing = error.metadata.get("stage") == TOKENIZER and is_passing(error)
+                if not passing or attempt >= settings.stage_attempts:
+                    raise
+                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
+        await pen.append(QueryRecord(end=QueryEnd(groups=self._groups)))
+        self._pcm.clear()
+        return self._groups
+
+    async def _tokenize(self, pen: Appender, bundle_digest: str) -> None:
+        stages, self._sent = self._shared.stages, False
+        async with stages.calling(stages.tokenizer.StreamTokenize, TOKENIZER) as call:
+            opening = OpenTokenize(
+                format=self._format, level=LevelMode.LEVEL_MODE_NORMALISED, bundle_digest=bundle_digest
+            )
+            await call.send(StreamTokenizeRequest(open=opening))
+            async with beside(self._send(call)):
+                await self._receive(call, pen)
+
+    async def _send(self, call: Call) -> None:
+        sent, rate = 0, self._format.sample_rate_hz
+        least = max(1, round(COALESCE_SECONDS * rate)) * frame_bytes(self._format)
+        while True:
+            while not self._whole and len(self._pcm) - sent < least:
+                await self._more()
+            if sent == len(self._pcm):
+                break
+            pcm = bytes(self._pcm[sent : sent + MAX_PIECE_BYTES // least * least])
+            await call.send(StreamTokenizeRequest(audio=QuestionAudio(first_byte=sent, pcm=pcm)))
+            sent += len(pcm)
+        self._sent = True
+        await call.close()
+
+    async def _receive(self, call: Call, pen: Appender) -> None:
+        at, waited = 0, False
+        while True:
+            try:
+                response = await call.receive(self._shared.settings.stage_seconds)
+            except TimeoutError:
+                if waited and self._sent:
+                    raise Unavailable("the tokenizer does not end the question", stage=TOKENIZER) from None
+                waited = self._sent
+                continue
+            waited = False
+            if response is None:
+                raise Unavailable("the tokenizer left the question without its end", stage=TOKENIZER)
+            groups, number = response.groups, groups_of.count(response.groups)
+            if number and groups.first_group != at:
+                raise Unavailable(
+                    f"the tokenizer gave group {groups.first_group}, expected {at}", stage=TOKENIZER
+                )
+            at += number
+            if at > self._groups:
+                new = groups_of.since(groups, max(self._groups, groups.first_group))
+                await pen.append(QueryRecord(groups=new))
+                self._groups = at
+            if response.end:
+                break
+        if at < self._groups:
+            raise LogDiverged(
+                f"the question has {at} groups, but {self._groups} were logged before", missing="query"
+            )
+
+    async def _more(self) -> None:
+        idle = self._shared.settings.question_idle_seconds
+        self._news.clear()
+        try:
+            async with asyncio.timeout(idle):
+                await self._news.wait()
+        except TimeoutError:
+            raise Deadline(f"nothing of the question has come for {idle:g} s", stage="question") from None

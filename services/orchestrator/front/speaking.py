@@ -1,0 +1,121 @@
+"""Groups to the vocoder, sound back: tile by tile, taken up again where a vocoder was lost."""
+
+from collections.abc import Awaitable, Callable
+
+from aqaa.errors import AqaaError, Unavailable
+from aqaa.v1.audio_pb2 import AnswerAudio
+from aqaa.v1.turnlog_pb2 import DeliveryRecord, TurnSpec
+from aqaa.v1.vocoder_pb2 import (
+    OpenSynthesis,
+    StreamSynthesizeRequest,
+    StreamSynthesizeResponse,
+    SynthesisSegment,
+    SynthesisSegmentEnd,
+)
+from services.orchestrator.answer import Answer, Segment
+from services.orchestrator.shared import Shared
+from services.orchestrator.sound import Place, Sound
+from services.orchestrator.stages import VOCODER, StageCall, is_passing
+from services.orchestrator.tasks import beside
+
+Deliver = Callable[[AnswerAudio, DeliveryRecord], Awaitable[None]]
+Call = StageCall[StreamSynthesizeRequest, StreamSynthesizeResponse]
+
+
+class Speaking:
+    """Makes the sound of an answer from where ``sound`` stands, as the answer grows.
+
+    deliver: what is done with each chunk, in order; it moves ``sound`` on.
+    """
+
+    def __init__(
+        self, shared: Shared, spec: TurnSpec, answer: Answer, sound: Sound, deliver: Deliver
+    ) -> None:
+        self._shared = shared
+        self._spec = spec
+        self._answer = answer
+        self._sound = sound
+        self._deliver = deliver
+        self._fed = 0  # segments that the vocoder has whole
+
+    async def run(self) -> None:
+        """Returns when the answer has ended and all its sound is delivered.
+
+        Raises what the vocoder raises; Unavailable when it fails again and again without a chunk.
+        """
+        settings, attempt = self._shared.settings, 0
+        while await self._more():
+            before = self._sound.place
+            try:
+                await self._synthesize(before)
+            except AqaaError as error:
+                attempt = 1 if self._sound.place != before else attempt + 1
+                passing = error.metadata.get("stage") == VOCODER and is_passing(error)
+                if not passing or attempt >= settings.stage_attempts:
+                    raise
+                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
+
+    async def _more(self) -> bool:
+        """Waits until there are groups to say; False if there will be none."""
+        while True:
+            if any(segment.count for segment in self._answer.segments[self._sound.place.segment :]):
+                return True
+            if self._answer.end is not None:
+                return False
+            await self._answer.grown()
+
+    async def _synthesize(self, place: Place) -> None:
+        stages = self._shared.stages
+        self._fed = place.segment
+        async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER) as call:
+            opening = OpenSynthesis(bundle_digest=self._spec.bundle_digest, seed=self._spec.seed)
+            await call.send(StreamSynthesizeRequest(open=opening))
+            async with beside(self._feed(call, place)):
+                await self._hear(call)
+
+    async def _feed(self, call: Call, place: Place) -> None:
+        index, restart, from_sample = place.segment, place.restart, place.segment_sample
+        while (segment := await self._segment(index)) is not None:
+            start = SynthesisSegment(segment=index, restart=restart, from_sample=from_sample)
+            await call.send(StreamSynthesizeRequest(segment=start))
+            sent = 0
+            while not (segment.ended and sent == len(segment.groups)):
+                if sent == len(segment.groups):
+                    await self._answer.grown()
+                    continue
+                await call.send(StreamSynthesizeRequest(groups=segment.groups[sent]))
+                sent += 1
+            end = SynthesisSegmentEnd(groups=segment.count)
+            await call.send(StreamSynthesizeRequest(segment_end=end))
+            index, restart, from_sample = index + 1, b"", 0
+            self._fed = index
+        await call.close()
+
+    async def _segment(self, index: int) -> Segment | None:
+        while index >= len(self._answer.segments):
+            if self._answer.end is not None:
+                return None
+            await self._answer.grown()
+        return self._answer.segments[index]
+
+    async def _hear(self, call: Call) -> None:
+        waited = False
+        while True:
+            try:
+                response = await call.receive(self._shared.settings.stage_seconds)
+            except TimeoutError:
+                behind = self._fed > self._sound.place.segment  # it has whole segments that it does not say
+                if behind and waited:
+                    raise Unavailable("the vocoder does not end a segment", stage=VOCODER) from None
+                waited = behind
+                continue
+            waited = False
+            if response is None:
+                break
+            match response.WhichOneof("event"):
+                case "audio":
+                    await self._deliver(*self._sound.chunk(response.audio))
+                case "segment_done":
+                    self._sound.segment_done(response.segment_done.segment, response.segment_done.samples)
+        if self._answer.end is None or self._sound.place.segment < len(self._answer.segments):
+            raise Unavailable("the vocoder left the turn before its end", stage=VOCODER)

@@ -1,0 +1,221 @@
+"""One turn in the hands of a front: its question, its answer, and what becomes of it when a call breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from aqaa.errors import AqaaError, Cancelled, CapacityError, Deadline, Superseded
+from aqaa.telemetry import catalogue
+from aqaa.telemetry.log import bind
+from aqaa.telemetry.tracing import SpanName
+from aqaa.turnlog import Appender, Follower, Keeper, Phase, Role, Tenure, TurnRef
+from aqaa.v1.orchestrator_pb2 import QuestionCommitted, TurnEvent, TurnOpened
+from aqaa.v1.tokens_pb2 import EndReason
+from aqaa.v1.turnlog_pb2 import TurnSpec
+from services.orchestrator.failures import error_of, terminal_of
+from services.orchestrator.front.question import Question
+from services.orchestrator.front.telling import Send, Telling, is_resumable
+from services.orchestrator.session import Book
+from services.orchestrator.shared import Shared
+from services.orchestrator.tasks import beside
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """What the turns of one front share. ``live``: those whose place among the live turns is renewed."""
+
+    shared: Shared
+    book: Book
+    keeper: Keeper
+    live: dict[TurnRef, None]
+
+
+class FrontTurn:
+    """A turn that this front owns.
+
+    question  what is still to be asked, and its pen; None when the question is in the log already
+    groups    of a question that is in the log
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        turn: TurnRef,
+        caller: str,
+        spec: TurnSpec,
+        tenure: Tenure,
+        follower: Follower,
+        telling: Telling,
+        *,
+        question: Question | None = None,
+        query: Appender | None = None,
+        groups: int | None = None,
+    ) -> None:
+        self._desk = desk
+        self._shared = desk.shared
+        self.turn = turn
+        self.caller = caller
+        self.telling = telling
+        self._spec = spec
+        self._tenure = tenure
+        self._follower = follower
+        self._question = question
+        self._query = query
+        self._groups = groups
+        self.committed = question is None
+        self.over = False
+        """Its manifest, or its error, was sent."""
+
+    async def run(self, send: Send, sample_rate_hz: int) -> None:
+        """Tells the turn from its first event to its manifest. Raises what it failed with.
+
+        A turn whose call breaks (this is cancelled) waits for its caller and is cancelled then.
+        """
+        spec, shared = self._spec, self._shared
+        bind(session_id=self.turn.session, turn_id=self.turn.turn_id)
+        async with self._held():
+            try:
+                opened = TurnOpened(
+                    session_id=spec.session_id,
+                    sample_rate_hz=sample_rate_hz,
+                    bundle_digest=spec.bundle_digest,
+                    seed=spec.seed,
+                )
+                await send(TurnEvent(turn_id=spec.turn_id, opened=opened))
+                with shared.tracing.span(SpanName.TURN, traceparent=spec.traceparent or None):
+                    reason = await self._told(send)
+                await self._remember(all_heard=True)
+                manifest = self.telling.sound.manifest(self.telling.answer, reason)
+                self.over = True
+                await send(TurnEvent(turn_id=spec.turn_id, manifest=manifest))
+                self._count(EndReason.Name(reason).removeprefix("END_REASON_"))
+                await self.give_back()
+            except asyncio.CancelledError:
+                self._broken()
+                raise
+            except Exception as error:
+                self.over = True
+                await self._failed(error)
+                raise
+
+    async def _told(self, send: Send) -> "EndReason.ValueType":
+        telling = self.telling
+        try:
+            async with beside(telling.watch(), telling.lost(), self._dispatch()):
+                await self._ask(send)
+                async with beside(telling.pace()):
+                    return await telling.tell()
+        except (Cancelled, Superseded):
+            state = await self._shared.log.state(self.turn, self.caller)
+            if state.phase is Phase.FAILED and state.terminal is not None:
+                raise error_of(state.terminal) from None
+            if state.phase is not Phase.CANCELLED:
+                raise
+            await self._follower.seen(lambda state: state.phase.terminal, self._log_seconds)
+            return EndReason.END_REASON_CANCELLED
+
+    async def _ask(self, send: Send) -> None:
+        """Brings the question into the log, unless it is there."""
+        if self._question is not None and self._query is not None:
+            with self._shared.tracing.span(SpanName.QUESTION):
+                self._groups = await self._question.into(self._query, self._spec.bundle_digest)
+        committed = QuestionCommitted(groups=self._groups or 0)
+        await send(TurnEvent(turn_id=self._spec.turn_id, question_committed=committed))
+        if not self.committed:
+            self.committed = True
+            if self.telling.asked_at is not None:
+                seconds = self._shared.clock.now() - self.telling.asked_at
+                self._shared.metrics[catalogue.TURN_COMMIT_SECONDS].observe(seconds)
+            with suppress(Superseded):  # behind the turn's end
+                own = self._tenure
+                pilot = Tenure(own.link, own.turn, own.role, own.nonce, own.epoch)
+                await self._shared.log.control(pilot, commit=self._groups)
+        seconds = self._shared.settings.dispatch_seconds
+        try:
+            await self._follower.seen(lambda state: state.phase is not Phase.OPEN, seconds)
+        except Deadline:
+            raise CapacityError(f"no runner has taken the turn within {seconds:g} s, try again") from None
+
+    async def _dispatch(self) -> None:
+        settings = self._shared.settings
+        state = self._follower.state
+        if state is None or state.phase is Phase.OPEN:
+            await self._shared.log.dispatch(
+                self.turn, self._spec.bundle_digest, self._follower, settings.turn_seconds
+            )
+
+    # -- its end --
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        gauge = self._shared.metrics[catalogue.TURNS_LIVE].labels(role=Role.FRONT)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(gauge.track_inprogress())
+            stack.callback(self._shared.log.following.leave, self._follower)
+            yield
+
+    def _broken(self) -> None:
+        """The call is gone, its caller perhaps not."""
+        self._shared.metrics[catalogue.TURN_MANIFESTS_MISSING].inc()
+        self._shared.background.once("linger", self._linger(self.telling.played))
+
+    async def _failed(self, error: Exception) -> None:
+        shared = self._shared
+        reason = error.reason if isinstance(error, AqaaError) else AqaaError.reason
+        if isinstance(error, Superseded):
+            shared.metrics[catalogue.LOG_LEASES_LOST].labels(role=Role.FRONT).inc()
+            self._drop()
+            return
+        mendable = self.committed or bool(self._spec.request_id)
+        if isinstance(error, AqaaError) and is_resumable(error) and mendable:
+            shared.background.once("linger", self._linger(self.telling.played))
+            return
+        self._count(reason)
+        with suppress(AqaaError):  # what cannot be written now, the log's own time ends
+            await shared.log.finish(self._tenure, terminal_of(error))
+            with suppress(Deadline):
+                await self._follower.seen(lambda state: state.phase.terminal, self._log_seconds)
+            await self._remember()
+        await self.give_back()
+
+    async def _linger(self, played: int) -> None:
+        """Waits for another front to take the turn over; else ends it."""
+        shared, tenure = self._shared, self._tenure
+        with suppress(TimeoutError):
+            async with asyncio.timeout(shared.settings.resume_seconds):
+                await tenure.lost.wait()
+        if tenure.error is not None and not isinstance(tenure.error, Cancelled):
+            self._drop()
+            return
+        with suppress(AqaaError):
+            _, terminal = await shared.log.cancel(self.turn, self.caller, played_samples=played)
+            await self._desk.book.settle(self.turn, self.caller)
+            self._count(EndReason.Name(terminal.reason).removeprefix("END_REASON_"))
+        await self.give_back()
+
+    async def give_back(self) -> None:
+        """Holds the turn no more."""
+        self._drop()
+        with suppress(AqaaError):
+            await self._shared.log.capacity.leave(self.turn)
+            await self._tenure.release()
+
+    def _drop(self) -> None:
+        self._desk.keeper.drop(self._tenure)
+        self._desk.live.pop(self.turn, None)
+
+    async def remember(self) -> None:
+        """Keeps how the turn stands, for the history of the next one."""
+        await self._remember(all_heard=self.over)
+
+    async def _remember(self, *, all_heard: bool = False) -> None:
+        await self._desk.book.remember(self.turn, self.caller, self.telling.summary(all_heard=all_heard))
+
+    def _count(self, reason: str) -> None:
+        self._shared.metrics[catalogue.TURNS].labels(reason=reason).inc()
+        self._shared.journal.info("a turn has ended", reason=reason, samples=self.telling.sound.place.sample)
+
+    @property
+    def _log_seconds(self) -> float:
+        return self._shared.log.link.settings.call_timeout

@@ -1,0 +1,273 @@
+"""One turn in the hands of a runner: its question to the backbone as it is spoken, its answer to the log."""
+
+import asyncio
+from contextlib import suppress
+
+from aqaa.errors import AqaaError, Cancelled, Deadline, Stalled, Superseded, Unavailable
+from aqaa.telemetry.tracing import SpanName
+from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnState
+from aqaa.v1.backbone_pb2 import (
+    Advance,
+    CommitPrompt,
+    OpenPrompt,
+    StreamGenerateRequest,
+    StreamGenerateResponse,
+)
+from aqaa.v1.tokens_pb2 import AnswerPiece, AudioGroups, EndReason, TextRun
+from aqaa.v1.turnlog_pb2 import AnswerRecord, History, QueryRecord, TerminalState, TurnSpec
+from services.orchestrator import groups as groups_of
+from services.orchestrator.failures import terminal_of
+from services.orchestrator.shared import Shared
+from services.orchestrator.stages import LLM, StageCall, is_passing
+from services.orchestrator.tasks import beside
+
+Call = StageCall[StreamGenerateRequest, StreamGenerateResponse]
+
+
+class Run:
+    """Answers one turn. What was written of it before, by whomever, is gone on with.
+
+    run = Run(shared, tenure, spec, history, query, pen, written)
+    await run.answer()        # returns when its terminal state is written
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        tenure: Tenure,
+        spec: TurnSpec,
+        history: History,
+        query: Follower,
+        pen: Appender,
+        written: list[AnswerRecord],
+    ) -> None:
+        self._shared = shared
+        self._tenure = tenure
+        self._spec = spec
+        self._history = history
+        self._query = query
+        self._pen = pen
+        self._pieces = [record.piece for record in written if record.HasField("piece")]
+        self._transcribed = any(record.HasField("transcript") for record in written)
+        self._groups = sum(groups_of.count(piece.groups) for piece in self._pieces)
+        self._question: list[AudioGroups] = []
+        self._asked: int | None = None  # groups of the question, once it is whole
+        self._news = asyncio.Event()
+        self._run_open: list[AnswerPiece] = []  # text that waits for its append
+        self._text_at: float | None = None
+        self.opened = asyncio.Event()
+        """The backbone has given it a slot."""
+
+    async def answer(self) -> None:
+        """Raises Superseded or Cancelled when the turn is not this runner's, Unavailable without a log."""
+        shared = self._shared
+        with shared.tracing.span(SpanName.RUN, traceparent=self._spec.traceparent or None):
+            try:
+                async with (
+                    asyncio.timeout(await self._seconds()),
+                    beside(self._lost(), self._follow()),
+                ):
+                    await self._generate()
+                end = self._pieces[-1].end.reason
+                terminal = TerminalState(reason=end or EndReason.END_REASON_STOP)
+            except TimeoutError:
+                terminal = terminal_of(Deadline("the turn's time ran out", stage="turn"))
+            except AqaaError as error:
+                self._tenure.check()
+                if isinstance(error, Cancelled | Superseded) or error.metadata.get("stage") == "turnlog":
+                    raise
+                terminal = terminal_of(error)
+            await shared.log.finish(self._tenure, terminal)
+
+    async def _seconds(self) -> float:
+        """Until the turn's time is over."""
+        most = self._shared.settings.turn_seconds
+        if not self._spec.deadline_unix_ms:
+            return most
+        left = (self._spec.deadline_unix_ms - await self._shared.log.link.now_ms()) / 1000
+        return max(0.0, min(left, most))
+
+    # -- the question --
+
+    async def _lost(self) -> None:
+        await self._tenure.lost.wait()
+        self._tenure.check()
+
+    async def _follow(self) -> None:
+        """Gathers the question, then watches the turn's state; raises Cancelled when it is over."""
+        settings = self._shared.settings
+        while self._asked is None:
+            try:
+                entry = await self._query.next(settings.question_idle_seconds)
+            except Deadline:
+                raise Deadline(
+                    f"nothing of the question has come for {settings.question_idle_seconds:g} s",
+                    stage="question",
+                ) from None
+            if entry is None:
+                break
+            record: QueryRecord = entry.record(Stream.QUERY)
+            match record.WhichOneof("record"):
+                case "groups":
+                    self._question.append(record.groups)
+                case "end":
+                    self._asked = record.end.groups
+            self._news.set()
+        while True:
+            with suppress(Deadline):
+                if self._over(await self._query.seen(self._is_news, settings.turn_seconds)):
+                    raise Cancelled(f"turn {self._spec.turn_id} is over")
+                self._frontier = self._told()
+                self._news.set()
+
+    def _is_news(self, state: TurnState) -> bool:
+        return self._over(state) or (state.frontier or 0) > self._frontier
+
+    _frontier = 0
+
+    @staticmethod
+    def _over(state: TurnState) -> bool:
+        return state.phase.terminal
+
+    def _told(self) -> int:
+        state = self._query.state
+        return state.frontier or 0 if state is not None else 0
+
+    async def _more(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    # -- the answer --
+
+    @property
+    def _until_group(self) -> int:
+        return max(self._shared.lookahead_groups, self._frontier)
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._pieces) and self._pieces[-1].HasField("end")
+
+    async def _generate(self) -> None:
+        """Until the answer's end is in the log. Raises what the llm raises, again and again."""
+        settings, attempt = self._shared.settings, 0
+        while not self._ended:
+            before = len(self._pieces)
+            try:
+                await self._attempt()
+            except AqaaError as error:
+                attempt = 1 if len(self._pieces) > before else attempt + 1
+                passing = error.metadata.get("stage") == LLM and (
+                    is_passing(error) or isinstance(error, Stalled)
+                )
+                if self._ended:  # only the transcript is missing
+                    break
+                if not passing or attempt >= settings.stage_attempts:
+                    raise
+                while isinstance(error, Stalled) and self._groups >= self._until_group:
+                    await self._more()  # its slot was needed while the caller did not listen
+                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
+
+    async def _attempt(self) -> None:
+        stages = self._shared.stages
+        async with stages.calling(stages.llm.StreamGenerate, LLM) as call, beside(self._prompt(call)):
+            await self._write(call)
+
+    async def _prompt(self, call: Call) -> None:
+        opening = OpenPrompt(
+            bundle_digest=self._spec.bundle_digest, history=self._history.messages, seed=self._spec.seed
+        )
+        await call.send(StreamGenerateRequest(open=opening))
+        sent = 0
+        while self._asked is None or sent < len(self._question):
+            if sent == len(self._question):
+                await self._more()
+                continue
+            await call.send(StreamGenerateRequest(prompt=self._question[sent]))
+            sent += 1
+        until = self._until_group
+        commit = CommitPrompt(
+            task=self._spec.task,
+            start_mode=self._spec.start_mode,
+            sampling=self._spec.sampling,
+            prompt_groups=self._asked,
+            transcript=self._spec.transcript and not self._transcribed,
+            answered=self._pieces,
+            until_group=until,
+        )
+        await call.send(StreamGenerateRequest(commit=commit))
+        self._decoding = True
+        while True:
+            if self._until_group > until:
+                until = self._until_group
+                await call.send(StreamGenerateRequest(advance=Advance(until_group=until)))
+            else:
+                await self._more()
+
+    _decoding = False
+
+    async def _write(self, call: Call) -> None:
+        """Appends what comes; text that follows quickly is gathered."""
+        interval, clock = self._shared.settings.text_interval_seconds, self._shared.clock
+        self._decoding, waited = False, 0.0
+        hung = self._shared.settings.stage_seconds
+        while True:
+            within = hung
+            if self._run_open:
+                within = max(0.0, (self._text_at or 0.0) + interval - clock.now())
+            try:
+                response = await call.receive(within)
+            except TimeoutError:
+                if self._run_open:
+                    await self._flush()
+                    continue
+                if not self._decoding or self._groups >= self._until_group:
+                    waited = 0.0
+                elif waited:
+                    raise Unavailable("the llm does not write the answer on", stage=LLM) from None
+                else:
+                    waited = hung
+                continue
+            waited = 0.0
+            if response is None:
+                break
+            match response.WhichOneof("event"):
+                case "opened":
+                    self.opened.set()
+                case "piece":
+                    await self._piece(response.piece)
+                case "transcript" if not self._transcribed:
+                    await self._flush()
+                    await self._pen.append(AnswerRecord(transcript=response.transcript))
+                    self._transcribed = True
+        await self._flush()
+        if not self._ended:
+            raise Unavailable("the llm left the answer without its end", stage=LLM)
+
+    async def _piece(self, piece: AnswerPiece) -> None:
+        now = self._shared.clock.now()
+        if piece.HasField("text"):
+            self._run_open.append(piece)
+            due = self._text_at is None or now - self._text_at >= self._shared.settings.text_interval_seconds
+            if due:
+                await self._flush()
+            return
+        await self._flush()
+        await self._append(piece)
+        if piece.HasField("groups"):
+            self._groups += groups_of.count(piece.groups)
+
+    async def _flush(self) -> None:
+        """Appends the text that waits, as one run."""
+        if not self._run_open:
+            return
+        runs = [piece.text for piece in self._run_open]
+        self._run_open = []
+        whole = TextRun(
+            text="".join(run.text for run in runs), token_ids=[i for run in runs for i in run.token_ids]
+        )
+        self._text_at = self._shared.clock.now()
+        await self._append(AnswerPiece(text=whole))
+
+    async def _append(self, piece: AnswerPiece) -> None:
+        await self._pen.append(AnswerRecord(piece=piece))
+        self._pieces.append(piece)

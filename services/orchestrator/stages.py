@@ -1,0 +1,179 @@
+"""The services that compute, as the orchestrator calls them: typed errors, deadlines, what they hold."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar, cast
+
+import grpc.aio
+
+from aqaa.errors import AqaaError, CapacityError, Draining, StateError, Unavailable
+from aqaa.rpc.caller import call_metadata
+from aqaa.rpc.channel import ChannelSettings, open_channel
+from aqaa.rpc.status import typed_errors
+from aqaa.telemetry.tracing import traceparent_of
+from aqaa.v1 import backbone_pb2, backbone_pb2_grpc, tokenizer_pb2_grpc, vocoder_pb2, vocoder_pb2_grpc
+from services.orchestrator.config import OrchestratorSettings
+
+TOKENIZER, LLM, VOCODER = "tokenizer", "llm", "vocoder"
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a turn that is opened now is answered with."""
+
+    bundle_digest: str
+    sample_rate_hz: int
+
+
+def is_passing(error: AqaaError) -> bool:
+    """Whether the same call may succeed a moment later."""
+    return isinstance(error, Unavailable | Draining | CapacityError)
+
+
+class StageCall(Generic[Request, Response]):
+    """One stream to a stage. Whatever it does raises what the stage raised."""
+
+    def __init__(
+        self, call: "grpc.aio.StreamStreamCall[Request, Response]", stage: str, seconds: float
+    ) -> None:
+        self._call = call
+        self._stage = stage
+        self._seconds = seconds
+        self._reading: asyncio.Task[Response | None] | None = None
+
+    async def send(self, request: Request) -> None:
+        """Raises Unavailable if the stage takes nothing for ``stage_seconds``."""
+        try:
+            with typed_errors(self._stage):
+                async with asyncio.timeout(self._seconds):
+                    await self._call.write(request)
+        except TimeoutError:
+            raise self._hung() from None
+        except asyncio.InvalidStateError:
+            await asyncio.Event().wait()  # the call is over: its reader says why
+
+    async def close(self) -> None:
+        """Says that no more requests come."""
+        try:
+            with typed_errors(self._stage):
+                await self._call.done_writing()
+        except asyncio.InvalidStateError:
+            pass
+
+    async def receive(self, within: float | None = None) -> Response | None:
+        """The next response, or None behind the last one. Raises TimeoutError: ask again for the same one."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        done, _ = await asyncio.wait({self._reading}, timeout=within)
+        if not done:
+            raise TimeoutError
+        reading, self._reading = self._reading, None
+        return reading.result()
+
+    async def expect(self) -> Response | None:
+        """As ``receive``, of a stage whose turn it is. Raises Unavailable after ``stage_seconds``."""
+        try:
+            return await self.receive(self._seconds)
+        except TimeoutError:
+            raise self._hung() from None
+
+    def _hung(self) -> Unavailable:
+        return Unavailable(f"the {self._stage} has been silent for {self._seconds:g} s", stage=self._stage)
+
+    async def _read(self) -> Response | None:
+        with typed_errors(self._stage):
+            response = await self._call.read()
+        if response is grpc.aio.EOF:
+            return None
+        return cast(Response, response)
+
+    async def aclose(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+            if not self._reading.cancelled():
+                self._reading.exception()
+            self._reading = None
+        self._call.cancel()
+
+
+class Stages:
+    """Channels to the three services.
+
+    async with Stages(settings) as stages:
+        facts = await stages.probe()
+        async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER) as call:
+            ...
+    """
+
+    def __init__(self, settings: OrchestratorSettings) -> None:
+        self._settings = settings
+        wire = ChannelSettings(max_message_bytes=settings.max_message_bytes)
+        self._channels = {
+            TOKENIZER: open_channel(settings.tokenizer, wire),
+            LLM: open_channel(settings.llm, wire),
+            VOCODER: open_channel(settings.vocoder, wire),
+        }
+        self.tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(self._channels[TOKENIZER])
+        self.llm = backbone_pb2_grpc.BackboneServiceStub(self._channels[LLM])
+        self.vocoder = vocoder_pb2_grpc.VocoderServiceStub(self._channels[VOCODER])
+        self._facts: Facts | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+    @property
+    def facts(self) -> Facts:
+        """As of the last probe. Raises Unavailable before the first that succeeded."""
+        if self._facts is None:
+            raise Unavailable("the stages have not answered yet, try again", stage="orchestrator")
+        return self._facts
+
+    @asynccontextmanager
+    async def calling(
+        self, method: "grpc.aio.StreamStreamMultiCallable[Request, Response]", stage: str
+    ) -> AsyncIterator[StageCall[Request, Response]]:
+        """A stream to a stage, cancelled at the end of the body if it is not over."""
+        metadata = call_metadata(traceparent=traceparent_of())
+        call = method(timeout=self._settings.turn_seconds, metadata=metadata)
+        made = StageCall(call, stage, self._settings.stage_seconds)
+        try:
+            yield made
+        finally:
+            await made.aclose()
+
+    async def capacity(self) -> backbone_pb2.GetCapacityResponse:
+        """Of one llm replica. Raises Unavailable."""
+        with typed_errors(LLM):
+            return await self.llm.GetCapacity(
+                backbone_pb2.GetCapacityRequest(),
+                timeout=self._settings.stage_seconds,
+                metadata=call_metadata(),
+            )
+
+    async def probe(self) -> Facts:
+        """Asks the vocoder and the llm which bundle they hold.
+
+        Raises Unavailable, or StateError if they hold different ones.
+        """
+        async with self.calling(self.vocoder.StreamSynthesize, VOCODER) as call:
+            await call.send(vocoder_pb2.StreamSynthesizeRequest(open=vocoder_pb2.OpenSynthesis()))
+            await call.close()
+            response = await call.expect()
+        if response is None or not response.HasField("opened"):
+            raise Unavailable("the vocoder did not say what it holds", stage=VOCODER)
+        opened = response.opened
+        llm = (await self.capacity()).bundle_digest
+        if llm != opened.bundle_digest:
+            raise StateError(f"the llm holds bundle {llm}, the vocoder {opened.bundle_digest}", stage=LLM)
+        self._facts = Facts(opened.bundle_digest, opened.sample_rate_hz)
+        return self._facts

@@ -21,11 +21,13 @@ AqaaError
 ├── BundleChanged       the turn began with a bundle that no replica holds any more
 ├── LogDiverged         the log of a turn holds something else than what was sent
 ├── LogLost             the log of a turn is gone
+├── DeliveryBroken      an answer arrived with a hole, or changed
 └── Unavailable         a stage or the log cannot be reached
     └── Draining            this replica is shutting down
 
 Each message says what was given, what was expected and, where it helps, what to do. Those of BundleError and
-SettingsError are for the one who starts a service; a caller never sees them.
+SettingsError are for the one who starts a service; a caller never sees them. DeliveryBroken is the client's
+own finding; no service raises it.
 """
 
 from collections.abc import Sequence
@@ -159,6 +161,12 @@ class LogLost(AqaaError):
     """Metadata ``missing``: from where on."""
 
     reason = "LOG_LOST"
+
+
+class DeliveryBroken(AqaaError):
+    """Metadata ``missing``: from where on, ``chunk:13,sample:57600`` or ``text:0:12`` (segment, byte)."""
+
+    reason = "DELIVERY_BROKEN"
 
 
 class Unavailable(AqaaError):

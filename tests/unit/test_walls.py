@@ -30,7 +30,8 @@ KNOWS = {
     "v1": set[str](),
     "rpc": {"errors", "config", "telemetry", "v1"},
     "client": {"errors", "config", "audio", "rpc", "v1"},
-    "cli": {"errors", "config", "tokens", "audio", "bundle", "engine", "present", "client"},
+    "stack": {"errors", "rpc"},
+    "cli": {"errors", "config", "tokens", "audio", "bundle", "engine", "present", "client", "stack"},
 }
 """Part of aqaa → the other parts it may import, anywhere in its code. A new part is entered here first."""
 
@@ -39,7 +40,7 @@ COMPUTES = {"torch", "onnxruntime", "vllm", "deepspeed", "transformers"}
 COMPUTING_PARTS = {"models", "bundle", "engine"}
 
 WIRE = {"grpc", "grpc_status", "grpc_health", "grpc_reflection", "redis", "tritonclient"}
-WIRE_PARTS = {"rpc", "client", "turnlog", "v1", "telemetry"}
+WIRE_PARTS = {"rpc", "client", "turnlog", "v1", "telemetry", "stack"}
 
 WITHOUT_TORCH = (
     "aqaa",
@@ -53,7 +54,9 @@ WITHOUT_TORCH = (
     "aqaa.config",
     "aqaa.telemetry",
     "aqaa.rpc",
+    "aqaa.stack",
     "aqaa.v1",
+    "aqaa.client",
 )
 """Imported whole on a client, but for the readers of public checkpoints and the picture."""
 
@@ -67,6 +70,7 @@ WITHOUT_SERVE = (
     "aqaa.rpc.caller",
     "aqaa.rpc.channel",
     "aqaa.v1.orchestrator_pb2_grpc",
+    "aqaa.client",
 )
 
 

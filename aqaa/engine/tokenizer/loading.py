@@ -1,6 +1,7 @@
 """A bundle's tokenizer modules as branches."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from aqaa.audio.lfr import PARAFORMER_LFR, Cmvn
 from aqaa.audio.whisper_mel import WHISPER
 from aqaa.bundle import Bundle
 from aqaa.bundle.kinds import build
+from aqaa.engine.rows import keep_rows_apart
 from aqaa.engine.tokenizer.branches import Branch, NanoSemanticBranch, SanmBranch, WhisperBranch
 from aqaa.errors import BundleUnsupported
 from aqaa.models.linguistic import LinguisticEncoder
@@ -54,7 +56,7 @@ def _check_shapes(bundle: Bundle, encoder: LinguisticEncoder, *tables: torch.Ten
         )
 
 
-def load_semantic(bundle: Bundle) -> Branch:
+def load_semantic(bundle: Bundle) -> Branch[Any]:
     """The semantic half, with windows as long as the manifest's hop.
 
     Raises BundleError if its files, sizes or tensors do not fit its kind.
@@ -65,6 +67,7 @@ def load_semantic(bundle: Bundle) -> Branch:
     hop_frames = section.hop_samples // mel.hop
     if isinstance(network, NanoSemanticEncoder):
         sizes = network.config
+        keep_rows_apart(network)
         return NanoSemanticBranch(network, replace(mel, n_mels=sizes.n_mels, floor=sizes.floor), hop_frames)
     if isinstance(network, SemanticEncoder):
         return WhisperBranch(network, replace(mel, n_mels=network.config.mels), WindowGrid(hop=hop_frames))

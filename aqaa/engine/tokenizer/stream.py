@@ -1,7 +1,8 @@
 """PCM to groups of codes. The stream is the definition: a whole signal is tokenized by streaming it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +12,8 @@ from aqaa.audio.gain import CausalGain
 from aqaa.audio.whisper_mel import WHISPER
 from aqaa.bundle import Bundle
 from aqaa.bundle.public_tokenizer import PublicTokenizer
-from aqaa.engine.tokenizer.branches import NO_CODES, Branch, Codes, SanmBranch, WhisperBranch
+from aqaa.engine.rows import Watch, in_all, in_sizes, unwatched
+from aqaa.engine.tokenizer.branches import NO_CODES, Branch, Pcm, SanmBranch, WhisperBranch
 from aqaa.engine.tokenizer.loading import load_linguistic, load_semantic
 from aqaa.errors import BundleUnsupported, InvalidAudio, StateError
 from aqaa.models.semantic import WindowGrid
@@ -41,8 +43,8 @@ class Tokenizer:
     span the same time in both branches, or hops are not whole groups.
     """
 
-    linguistic: Branch
-    semantic: Branch
+    linguistic: Branch[Any]
+    semantic: Branch[Any]
     sample_rate: int
     hop_samples: int
     group_linguistic: int
@@ -104,6 +106,38 @@ class Tokenizer:
         """A new stream that stands before its first sample."""
         return TokenizerStream(self, level)
 
+    def advance(
+        self,
+        streams: "Sequence[TokenizerStream]",
+        *,
+        sizes: Sequence[int] = (1,),
+        watch: Watch = unwatched,
+    ) -> "list[Groups]":
+        """Compute the next hop of each stream, which must be due: the groups of each that are now decided.
+
+        Windows of one shape go through a network together, so many at a time as ``sizes`` allows: what
+        ``equal_sizes`` gives, or 1. ``watch`` is entered around each pass.
+        """
+        for stream in streams:
+            stream._hear()
+        for half, (name, branch) in enumerate((("linguistic", self.linguistic), ("semantic", self.semantic))):
+            while ready := [stream for stream in streams if stream._halves[half].due]:
+                length = ready[0]._halves[half].due
+                alike = [stream for stream in ready if stream._halves[half].due == length]
+                for batch in in_sizes(alike, sizes):
+                    with watch(name, len(batch)):
+                        found = branch.encode([stream._halves[half] for stream in batch])
+                    for stream, codes in zip(batch, found, strict=True):
+                        stream._codes[half] = np.concatenate((stream._codes[half], codes))
+        return [stream._grouped() for stream in streams]
+
+    def equal_sizes(self, most: int) -> tuple[int, ...]:
+        """Up to ``most``, the numbers of streams in which each has the bits that it has alone.
+
+        A fact of this machine and its thread count. Computes for a moment: ask once, at start-up.
+        """
+        return in_all(branch.equal_sizes(most) for branch in (self.linguistic, self.semantic))
+
     def tokenize(self, pcm: ArrayLike, level: Level = "normalised") -> Groups:
         """Groups (G, 5) of a whole signal, (n,) float at ``sample_rate``: its stream's, to the end.
 
@@ -114,15 +148,21 @@ class Tokenizer:
 
 
 class TokenizerStream:
-    """One signal that arrives in pieces. Abandoning a stream needs no call."""
+    """One signal that arrives in pieces. Abandoning a stream needs no call.
+
+    ``push`` and ``finish`` compute at once. Who computes for many streams calls ``feed`` and ``end``, which
+    only keep what comes, and ``Tokenizer.advance`` with those that are ``due``.
+    """
 
     def __init__(self, tokenizer: Tokenizer, level: Level) -> None:
         self._tokenizer = tokenizer
         self._gain = CausalGain(tokenizer.hop_samples)
         self._level = level
-        self._linguistic, self._semantic = tokenizer.linguistic.open(), tokenizer.semantic.open()
-        self._words, self._sounds = NO_CODES, NO_CODES  # codes whose group is not whole yet
+        self._halves = tokenizer.linguistic.open(), tokenizer.semantic.open()
+        self._codes = [NO_CODES, NO_CODES]  # of each half, whose group is not whole yet
+        self._pcm: Pcm = np.empty(0, np.float32)  # not heard yet
         self._samples = 0
+        self._ended = False
         self._finished = False
 
     def push(self, pcm: ArrayLike) -> Groups:
@@ -130,33 +170,68 @@ class TokenizerStream:
 
         Raises InvalidAudio for samples that are not finite, StateError after ``finish``.
         """
-        if self._finished:
+        self.feed(pcm)
+        return self._advance()
+
+    def finish(self) -> Groups:
+        """End of the signal, padded with zeros to whole groups so that nothing is lost: the last groups.
+
+        Raises StateError if it has been called before.
+        """
+        self.end()
+        return self._advance()
+
+    def feed(self, pcm: ArrayLike) -> None:
+        """Take (n,) float PCM, n >= 0. Raises as ``push`` does."""
+        if self._ended:
             raise StateError("the stream has been finished; open a new one for a new signal")
         samples = as_pcm(pcm)
         if not np.isfinite(samples).all():
             raise InvalidAudio("PCM holds NaN or infinity, expected finite samples")
         self._samples += len(samples)
-        levelled = self._gain.push(samples)
-        heard = levelled if self._level == "normalised" else samples
-        return self._grouped(self._linguistic.push(levelled), self._semantic.push(heard))
+        self._pcm = np.concatenate((self._pcm, samples))
 
-    def finish(self) -> Groups:
-        """End of the signal, padded with zeros to whole groups so that nothing is lost: the last groups."""
-        padding = np.zeros(-self._samples % self._tokenizer.group_samples, np.float32)
-        first = self.push(padding)
-        self._finished = True
-        rest = self._gain.flush()
-        heard = rest if self._level == "normalised" else rest[:0]
-        words = np.concatenate((self._linguistic.push(rest), self._linguistic.finish()))
-        sounds = np.concatenate((self._semantic.push(heard), self._semantic.finish()))
-        return np.concatenate((first, self._grouped(words, sounds)))
+    def end(self) -> None:
+        """End of the signal. Raises as ``finish`` does."""
+        self.feed(np.zeros(-self._samples % self._tokenizer.group_samples, np.float32))
+        self._ended = True
 
-    def _grouped(self, words: Codes, sounds: Codes) -> Groups:
-        """The groups that both branches have completed."""
-        per_word, per_sound = self._tokenizer.group_linguistic, self._tokenizer.group_semantic
-        self._words = np.concatenate((self._words, words))
-        self._sounds = np.concatenate((self._sounds, sounds))
-        count = min(len(self._words) // per_word, len(self._sounds) // per_sound)
-        words, self._words = np.split(self._words, [count * per_word])
-        sounds, self._sounds = np.split(self._sounds, [count * per_sound])
-        return np.hstack((words.reshape(count, per_word), sounds.reshape(count, per_sound)))
+    @property
+    def due(self) -> bool:
+        """Whether a hop can be computed: it is there, or the signal has ended."""
+        whole = len(self._pcm) >= self._tokenizer.hop_samples
+        return whole or (self._ended and not self._finished)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the signal has ended and all its groups have been given."""
+        return self._finished
+
+    def _advance(self) -> Groups:
+        groups = [self._grouped()]
+        while self.due:
+            groups += self._tokenizer.advance([self])
+        return np.concatenate(groups)
+
+    def _hear(self) -> None:
+        """The next hop, or what is left, goes on to both halves."""
+        hop, self._pcm = np.split(self._pcm, [self._tokenizer.hop_samples])
+        levelled = self._gain.push(hop)
+        if len(hop) < self._tokenizer.hop_samples:
+            levelled, self._finished = self._gain.flush(), True
+        linguistic, semantic = self._halves
+        linguistic.hear(levelled)
+        semantic.hear(levelled if self._level == "normalised" else hop)
+        if self._finished:
+            linguistic.end()
+            semantic.end()
+
+    def _grouped(self) -> Groups:
+        """The groups that both halves have completed."""
+        sizes = self._tokenizer.group_linguistic, self._tokenizer.group_semantic
+        count = min(len(codes) // size for codes, size in zip(self._codes, sizes, strict=True))
+        columns = []
+        for half, size in enumerate(sizes):
+            codes, self._codes[half] = np.split(self._codes[half], [count * size])
+            columns.append(codes.reshape(count, size))
+        return np.hstack(columns)

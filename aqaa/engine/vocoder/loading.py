@@ -3,6 +3,7 @@
 from math import prod
 
 from aqaa.bundle import Bundle
+from aqaa.engine.rows import keep_rows_apart
 from aqaa.engine.tiles import FrameGrid
 from aqaa.engine.vocoder.parts import NanoHead, NanoSolver
 from aqaa.errors import BundleUnsupported
@@ -41,5 +42,7 @@ def load_nano(bundle: Bundle) -> tuple[NanoSolver, NanoHead]:
             raise BundleUnsupported(
                 f"bundle {bundle.root}: {name} is {given}, the vocoder's networks expect {expected}"
             )
+    keep_rows_apart(flow)
+    keep_rows_apart(wave)
     grid = FrameGrid(bundle.manifest.frames_per_group)
     return NanoSolver(flow, grid, section.flow_steps), NanoHead(wave)

@@ -6,6 +6,7 @@ padding), and begins on a multiple of the U-Net's stride. Mel frames are taken f
 group clock: at 22.05 kHz a group has 10.34 of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from aqaa.bundle.public_vocoder import PublicVocoder
 from aqaa.engine.tiles import FrameGrid
 from aqaa.engine.vocoder.draws import SegmentDraws
-from aqaa.engine.vocoder.parts import Codes, Mel, Pcm
+from aqaa.engine.vocoder.parts import Codes, Mel, Pcm, Span, Window
 from aqaa.errors import InvalidToken
 from aqaa.models.flow import Flow
 from aqaa.models.hift import HiftGenerator
@@ -100,6 +101,13 @@ class FlowSolver:
         mel: Mel = mel_BFT[0].T.contiguous().numpy()
         return mel[len(prompt.mel) + start - origin : len(prompt.mel) + stop - origin]
 
+    def solve_together(self, windows: Sequence[Window]) -> list[Mel]:
+        return [self.solve(window.codes, window.first, window.draws) for window in windows]
+
+    def equal_sizes(self, most: int, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Windows are solved one by one."""
+        return (1,)
+
     def _merged(self, codes: Codes) -> Codes:
         """(G, 5) codes to the flow's vocabulary, (5 G,)."""
         present = np.where(codes < 0, np.array(self.silence), codes)
@@ -173,6 +181,13 @@ class HiftHead:
         start = _CONTEXT * self.hop
         pcm: Pcm = wave_BS[0, start : start + count * self.hop].numpy()
         return pcm, after
+
+    def render_together(self, spans: Sequence[Span]) -> list[tuple[Pcm, int]]:
+        return [self.render(span.mel, span.frame, span.count, span.phase, span.draws) for span in spans]
+
+    def equal_sizes(self, most: int, hops: Sequence[int]) -> tuple[int, ...]:
+        """Spans are rendered one by one."""
+        return (1,)
 
 
 def public_parts(

@@ -34,6 +34,9 @@ class FrameNames:
         frames = np.arange(self.grid.edge(first), self.grid.edge(first + len(codes)))
         return frames[:, None].astype(np.float32)
 
+    def solve_together(self, windows):
+        return [self.solve(window.codes, window.first, window.draws) for window in windows]
+
 
 @dataclass
 class Echo:
@@ -58,6 +61,9 @@ class Echo:
         np.testing.assert_allclose(mel[:needed, 0], np.where(outside, FLOOR, place), atol=1e-2)
         pcm = np.repeat(mel[self.frames_before : self.frames_before + count, 0], self.hop)
         return pcm, phase + count
+
+    def render_together(self, spans):
+        return [self.render(span.mel, span.frame, span.count, span.phase, span.draws) for span in spans]
 
 
 def vocoder(groups: int = 400, rate: Fraction = NANO, plan: TilePlan = PLAN) -> Vocoder:

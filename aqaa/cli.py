@@ -1,10 +1,11 @@
-"""The command line: ask a spoken question, say a text, see the tokens of a recording, check a bundle.
+"""The command line: ask a spoken question, say a text, see a recording's tokens, check a bundle, run it all.
 
 Results go to standard output, progress and errors to standard error. Exit codes: 0 all is well, 2 the input
 cannot be used, 3 the bundle cannot be used, 1 anything else.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from aqaa.bundle import Manifest, check_bundle, read_manifest
 from aqaa.errors import AqaaError, BundleCorrupt, BundleError, GrammarError, InvalidAudio, InvalidToken
 from aqaa.present.answer import Answer, Pipeline
 from aqaa.present.terminal import answer_record, progress_bar, show_answer, show_report
+from aqaa.stack.plan import DEFAULT_PORT, Plan
 from aqaa.tokens.groups import split
 
 app = typer.Typer(
@@ -28,6 +30,7 @@ app.add_typer(bundle_app, name="bundle")
 
 CHECKOUT_BUNDLE = Path(aqaa.__file__).resolve().parents[1] / "models" / "nano"
 NEEDED_TO_COMPUTE = {"torch": "models", "safetensors": "models", "matplotlib": "models"}
+NEEDED_TO_SERVE = {"grpc_health": "serve", "redis": "serve"}
 """Package → the extra that brings it."""
 
 Out = Annotated[Path, typer.Option("--out", help="Where the answer is written, as WAV.")]
@@ -56,9 +59,9 @@ def main() -> None:
     except OSError as error:
         sys.exit(refuse(AqaaError(f"{error.filename or 'input or output'}: {error.strerror or error}")))
     except ModuleNotFoundError as error:
-        if error.name not in NEEDED_TO_COMPUTE:
+        extra = (NEEDED_TO_COMPUTE | NEEDED_TO_SERVE).get(error.name or "")
+        if extra is None:
             raise
-        extra = NEEDED_TO_COMPUTE[error.name]
         sys.exit(
             refuse(AqaaError(f"this needs {error.name}, which is not installed: pip install 'aqaa[{extra}]'"))
         )
@@ -156,6 +159,58 @@ def tokens(
         low = " ".join(f"{code:4d}" for code in linguistic[group * ratios.linguistic :][: ratios.linguistic])
         high = " ".join(f"{code:4d}" for code in semantic[group * ratios.semantic :][: ratios.semantic])
         print(f"{group * group_seconds:7.2f} s | {low} | {high}")
+
+
+@app.command()
+def up(
+    bundle: BundleDir = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            envvar="AQAA_ORCHESTRATOR_PORT",
+            min=0,
+            max=65535,
+            help="Where callers connect; 0 is any free port, as for all other ports.",
+        ),
+    ] = DEFAULT_PORT,
+    redis_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="AQAA_ORCHESTRATOR_REDIS_URL",
+            help="A Redis or Valkey that runs already; by default one is started.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Keep the turn log in this folder; by default it goes at the end.")
+    ] = None,
+    ready_seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="Time to get ready before all is given up.")
+    ] = 120.0,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, max=3600, help="Time for live turns to end after Ctrl-C.")
+    ] = 10.0,
+    json_logs: Annotated[
+        bool, typer.Option("--json-logs", help="Print logs and the ready line as JSON, one object a line.")
+    ] = False,
+) -> None:
+    """Run the four services and their turn log on this machine, until Ctrl-C."""
+    if data is not None and redis_url is not None:
+        raise BadArgument("--data keeps the data of our own turn log, and --redis-url names another one")
+    root = bundle_dir(bundle)
+    read_manifest(root)
+    from aqaa.stack import up as stack
+
+    plan = Plan(
+        bundle=root.resolve(),
+        cores=stack.cores(),
+        environ=dict(os.environ),
+        redis_url=redis_url,
+        data=data,
+        port=port,
+        ready_seconds=ready_seconds,
+        drain_seconds=drain_seconds,
+    )
+    raise typer.Exit(stack.run(plan, json_logs=json_logs))
 
 
 @bundle_app.command()

@@ -248,6 +248,7 @@ class Answering:
                 yield from self._tell_transcript()
             case Finished(reason=reason):
                 self._end = reason
+                self._held.end()
                 yield from self._tell_transcript()
             case _Heard(happening=happening):
                 self._hear_transcript(happening)

@@ -54,10 +54,9 @@ class PieceWriter:
                     self._ends_told += 1
                     self._text.finish()
                 case "text":
-                    if piece.text.token_ids:
-                        self._text.push(piece.text.token_ids)
-                    else:
-                        self._text.finish()
+                    shown = self._text.push(piece.text.token_ids)
+                    if len(piece.text.text) > len(shown):
+                        self._text.finish()  # it shows bytes that nothing has completed
         return ids
 
     def give(self, ids: Sequence[int]) -> None:

@@ -10,7 +10,6 @@ from typing import Final, Self
 from prometheus_client import CollectorRegistry
 
 from aqaa.bundle import Bundle
-from aqaa.engine.backbone import EngineSettings
 from aqaa.rpc.server import Server
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import Log, make_log, traceback_of
@@ -20,7 +19,6 @@ from aqaa.v1 import backbone_pb2, backbone_pb2_grpc
 from services.llm.answering import Patience
 from services.llm.config import LlmSettings
 from services.llm.engines import Engine
-from services.llm.engines.torch import TorchEngine, TorchSettings
 from services.llm.language import Language
 from services.llm.requests import Door
 from services.llm.servicer import BackboneServicer
@@ -42,19 +40,7 @@ class Service:
     ) -> Self:
         """To be called inside a running event loop. Raises BundleError where the bundle does not fit."""
         language = Language.load(bundle)
-        decode = EngineSettings(
-            mode=settings.mode,
-            slots=settings.slots,
-            capacity=settings.slot_positions,
-            max_waiting=settings.max_waiting,
-            prefill_rows=settings.prefill_rows,
-        )
-        engine = TorchEngine.of(
-            bundle,
-            language.grammar,
-            TorchSettings(decode, retry_seconds=settings.retry_seconds, threads=settings.threads),
-            metrics,
-        )
+        engine = _torch(settings, bundle, language, metrics)
         servicer = BackboneServicer(
             Door(language, settings.slot_positions, settings.text_bytes),
             engine,
@@ -66,6 +52,22 @@ class Service:
         server = Server(settings, log=log, metrics=metrics, tracing=tracing, services=[NAME])
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(servicer, server.grpc)
         return cls(engine, servicer, server)
+
+
+def _torch(settings: LlmSettings, bundle: Bundle, language: Language, metrics: Metrics) -> Engine:
+    # here, because a service whose engine is another process needs no torch
+    from aqaa.engine.backbone import EngineSettings
+    from services.llm.engines.torch import TorchEngine, TorchSettings
+
+    decode = EngineSettings(
+        mode=settings.mode,
+        slots=settings.slots,
+        capacity=settings.slot_positions,
+        max_waiting=settings.max_waiting,
+        prefill_rows=settings.prefill_rows,
+    )
+    own = TorchSettings(decode, retry_seconds=settings.retry_seconds, threads=settings.threads)
+    return TorchEngine.of(bundle, language.grammar, own, metrics)
 
 
 async def serve(settings: LlmSettings) -> int:

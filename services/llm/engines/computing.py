@@ -96,7 +96,9 @@ class Computing:
             self._changed.notify()
 
     def join(self) -> None:
-        self._thread.join()
+        """Waits for the thread, if it was ever started."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def open(self, work: Work, ids: Sequence[int]) -> None:
         self._ask(work, lambda engine: self._open(engine, work, ids, Priority.FOREGROUND))
@@ -210,8 +212,9 @@ class Computing:
         self._hold_at_frontier(engine, work)
 
     def _hold_at_frontier(self, engine: BackboneEngine, work: Work) -> None:
+        """What comes behind the frontier's last group is written, up to the first code of another group."""
         frontier = work.until_group * self.grammar.ratios.group_size
-        if frontier and work.codes >= frontier:
+        if frontier and work.codes > frontier:
             engine.hold(_request(work))
         else:
             engine.let_go(_request(work))

@@ -31,7 +31,8 @@ class Decoding:
         sampling: holds the seed that keys every draw.
         given: the answer's first tokens, forced or written elsewhere; they are not written again.
         spoken_text: text tokens in the prompt of a ``speak`` task.
-        until_group: groups of sound, those of ``given`` included, at which the answer waits; 0 for never.
+        until_group: whole groups of sound, those of ``given`` included, that may be written; 0 for all. Text
+            and markers behind the last of them are not held back, nor is the end.
     """
 
     task: Task

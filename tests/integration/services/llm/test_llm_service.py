@@ -142,11 +142,16 @@ def test_an_answer_goes_on_behind_any_piece_with_the_same_tokens(runner, llm, qu
 def test_the_frontier_pauses_the_answer_and_lets_it_go_on(runner, llm, question, pieces):
     async def scenario():
         codes = {"token_class": "linguistic"}
+        start = llm.value(catalogue.LLM_DECODE_TOKENS, **codes)
         async with Call(llm, seed=SEED) as call:
             await call.say(question)
             await call.commit(until_group=2)
             await call.until_groups(2)
+            async with asyncio.timeout(20):  # it stops at the first code of the third group
+                while llm.value(catalogue.LLM_DECODE_TOKENS, **codes) < start + 5:
+                    await llm.capacity()
             before = llm.value(catalogue.LLM_DECODE_TOKENS, **codes)
+            assert before == start + 5
             assert (await llm.capacity()).free_slots == SLOTS - 1
             other, _ = await asked(llm, question)
             written = llm.value(catalogue.LLM_DECODE_TOKENS, **codes) - before
@@ -159,6 +164,11 @@ def test_the_frontier_pauses_the_answer_and_lets_it_go_on(runner, llm, question,
             return await call.rest()
 
     assert ids_of(llm, runner.run(scenario())) == ids_of(llm, pieces)
+
+
+def test_the_end_does_not_wait_at_the_frontier(runner, llm, question, pieces):
+    last, _ = runner.run(asked(llm, question, answered=pieces[:-4], until_group=groups_of(pieces)))
+    assert last[-1] == pieces[-1]
 
 
 def test_eight_at_once_are_each_as_alone(runner, llm, question):
@@ -332,6 +342,30 @@ def test_the_caller_who_cancels_is_told_so(runner, llm, question):
         await llm.until_free(SLOTS)
 
     runner.run(scenario())
+
+
+def test_callers_who_leave_at_any_moment_leave_nothing_behind(runner, llm, question, pieces):
+    """More of them than there are places, each gone after some responses; the one who stays is not disturbed."""
+
+    async def leaving(number):
+        try:
+            async with Call(llm, seed=number) as call:
+                await call.say(question[: 5 * (1 + number % 9)], 3)
+                if number % 4:
+                    await call.commit(transcript=number % 2 == 0, until_group=number % 3)
+                for _ in range(number % 7):
+                    await call.next()
+        except CapacityError:
+            pass
+
+    async def scenario():
+        stays = asyncio.create_task(asked(llm, question))
+        await asyncio.gather(*(leaving(number) for number in range(30)))
+        answer, _ = await stays
+        await llm.until_free(SLOTS)
+        return answer
+
+    assert ids_of(llm, runner.run(scenario())) == ids_of(llm, pieces)
 
 
 def test_nothing_of_any_request_is_left(llm):

@@ -106,10 +106,10 @@ def test_the_frontier_counts_the_groups_that_are_given():
         given = tuple(whole.tokens[:11])  # a marker and two groups
         second = await engine.open(PROMPT, rest)
         await second.commit(Decoding("speak", SAMPLING, given=given, spoken_text=1, until_group=3))
-        await rest.until(Written, 5)
-        assert rest.tokens == whole.tokens[11:16]
+        await rest.until(Written, 6)
+        assert rest.tokens == whole.tokens[11:17]  # the third group, and the first code of the next
         await second.advance(4)
-        await rest.until(Written, 10)
+        await rest.until(Written, 11)
         await second.advance(0)
         await rest.until(Finished)
         assert rest.tokens == whole.tokens[11:]

@@ -394,7 +394,7 @@ class StubVocoder(vocoder_pb2_grpc.VocoderServiceServicer):
                             raise InvalidRequest("another number of groups")
                         segment.ended = True
                 while segment is not None and (audio := segment.next()) is not None:
-                    await self._stages.faults.passing("vocoder", segment.made)
+                    await self._stages.faults.passing("vocoder", segment.made - 1)
                     if self._stages.pace:
                         await asyncio.sleep(self._stages.pace)
                     yield vocoder_pb2.StreamSynthesizeResponse(audio=audio)

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from aqaa.errors import AqaaError, Cancelled, Deadline, Stalled, Superseded, Unavailable
+from aqaa.telemetry.log import traceback_of
 from aqaa.telemetry.tracing import SpanName
 from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnState
 from aqaa.v1.backbone_pb2 import (
@@ -76,6 +77,9 @@ class Run:
                 self._tenure.check()
                 if isinstance(error, Cancelled | Superseded) or error.metadata.get("stage") == "turnlog":
                     raise
+                where = traceback_of(error, messages=False)
+                stage = error.metadata.get("stage", "")
+                shared.journal.warning("a turn has failed", reason=error.reason, stage=stage, traceback=where)
                 terminal = terminal_of(error)
             await shared.log.finish(self._tenure, terminal)
 

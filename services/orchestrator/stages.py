@@ -1,14 +1,15 @@
 """The services that compute, as the orchestrator calls them: typed errors, deadlines, what they hold."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar, cast
 
+import grpc
 import grpc.aio
 
-from aqaa.errors import AqaaError, CapacityError, Draining, StateError, Unavailable
+from aqaa.errors import AqaaError, Cancelled, CapacityError, Draining, StateError, Unavailable
 from aqaa.rpc.caller import call_metadata
 from aqaa.rpc.channel import ChannelSettings, open_channel
 from aqaa.rpc.status import typed_errors
@@ -17,6 +18,9 @@ from aqaa.v1 import backbone_pb2, backbone_pb2_grpc, tokenizer_pb2_grpc, vocoder
 from services.orchestrator.config import OrchestratorSettings
 
 TOKENIZER, LLM, VOCODER = "tokenizer", "llm", "vocoder"
+
+_DETAILS = "grpc-status-details-bin"
+"""Where a status has what our services say of it."""
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -49,18 +53,20 @@ class StageCall(Generic[Request, Response]):
     async def send(self, request: Request) -> None:
         """Raises Unavailable if the stage takes nothing for ``stage_seconds``."""
         try:
-            with typed_errors(self._stage):
-                async with asyncio.timeout(self._seconds):
-                    await self._call.write(request)
+            async with asyncio.timeout(self._seconds):
+                await self._call.write(request)
         except TimeoutError:
             raise self._hung() from None
-        except asyncio.InvalidStateError:
-            await asyncio.Event().wait()  # the call is over: its reader says why
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            if await self._call.code() is not grpc.StatusCode.OK:
+                with self._typed():
+                    raise await self._status() from None
+            await asyncio.Event().wait()  # the call is over, and whoever reads it knows
 
     async def close(self) -> None:
         """Says that no more requests come."""
         try:
-            with typed_errors(self._stage):
+            with self._typed():
                 await self._call.done_writing()
         except asyncio.InvalidStateError:
             pass
@@ -82,15 +88,42 @@ class StageCall(Generic[Request, Response]):
         except TimeoutError:
             raise self._hung() from None
 
+    async def _status(self) -> grpc.aio.AioRpcError:
+        call = self._call
+        return grpc.aio.AioRpcError(
+            await call.code(),
+            await call.initial_metadata(),
+            await call.trailing_metadata(),
+            await call.details(),
+        )
+
     def _hung(self) -> Unavailable:
         return Unavailable(f"the {self._stage} has been silent for {self._seconds:g} s", stage=self._stage)
 
     async def _read(self) -> Response | None:
-        with typed_errors(self._stage):
+        with self._typed():
             response = await self._call.read()
         if response is grpc.aio.EOF:
             return None
         return cast(Response, response)
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        """As ``typed_errors``; and what only gRPC says of a call that was cut is passing.
+
+        A request that meets the end of its call makes it "Internal error from Core", whatever it ended with.
+        """
+        try:
+            with typed_errors(self._stage):
+                yield
+        except AqaaError as error:
+            cause = error.__cause__
+            cut = isinstance(cause, grpc.aio.AioRpcError) and not any(
+                key == _DETAILS for key, _ in cause.trailing_metadata() or ()
+            )
+            if cut and type(error) in (AqaaError, Cancelled):
+                raise Unavailable(f"the {self._stage} was cut off", stage=self._stage) from cause
+            raise
 
     async def aclose(self) -> None:
         if self._reading is not None:

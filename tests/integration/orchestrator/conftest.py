@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
+
 from tests.integration.turnlog.turnlog_servers import Server, binary
 
 TEST_SECONDS = 60.0

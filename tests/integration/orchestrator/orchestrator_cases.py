@@ -13,14 +13,11 @@ import google_crc32c
 import grpc.aio
 import numpy as np
 from prometheus_client import CollectorRegistry
-from services.orchestrator.config import OrchestratorSettings
-from services.orchestrator.service import Orchestrator
-from services.orchestrator.servicer import SERVICE, OrchestratorServicer
-from tests.stages import StubStages
 
 from aqaa.rpc.caller import Caller, call_metadata
+from aqaa.rpc.calls import Calls
 from aqaa.rpc.channel import ChannelSettings, open_channel
-from aqaa.rpc.server import Server
+from aqaa.rpc.status import from_rpc_error
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import make_log
 from aqaa.telemetry.metrics import Metrics
@@ -29,6 +26,10 @@ from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1 import orchestrator_pb2_grpc
 from aqaa.v1.audio_pb2 import AudioEncoding, AudioFormat, QuestionAudio
 from aqaa.v1.tokens_pb2 import EndReason
+from services.orchestrator.config import OrchestratorSettings
+from services.orchestrator.service import Orchestrator
+from services.orchestrator.servicer import OrchestratorServicer
+from tests.stages import StubStages
 
 ALICE, BOB = Caller("acme", "alice"), Caller("acme", "bob")
 FORMAT = AudioFormat(encoding=AudioEncoding.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=16000, channels=1)
@@ -46,7 +47,7 @@ class Replica:
     """One orchestrator that serves."""
 
     orchestrator: Orchestrator
-    server: Server
+    calls: Calls
     stub: Any
     registry: CollectorRegistry
     written: io.StringIO
@@ -72,23 +73,32 @@ async def replica(url: str, stages: str, **given: Any) -> AsyncIterator[Replica]
     journal = make_log("orchestrator", file=written, strict=True)
     metrics = Metrics(registry, catalogue.RPC, catalogue.TURNLOG, catalogue.ORCHESTRATOR)
     tracing = Tracing.open("orchestrator")
-    server = Server(settings, log=journal, metrics=metrics, tracing=tracing, services=[SERVICE])
+    # a bare server: no port of metrics, no signals; what surrounds every call is the services'
+    calls = Calls(log=journal, metrics=metrics, tracing=tracing, messages=True)
+    server = grpc.aio.server(interceptors=[calls], options=[("grpc.so_reuseport", 0)])
     parts = Orchestrator.over(
         settings, journal=journal, metrics=metrics, tracing=tracing, name=secrets.token_hex(8)
     )
     async with parts as orchestrator:
         if orchestrator.front is not None:
             servicer = OrchestratorServicer(orchestrator.front)
-            orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server.grpc)
-        async with server:
+            orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
             await orchestrator.until_ready()
             while orchestrator.runner is not None and not orchestrator.runner.room:
                 await asyncio.sleep(0.005)
-            server.ready()
             plain = ChannelSettings(health_check=False, attempts=1)
-            async with open_channel(f"127.0.0.1:{server.port}", plain) as channel:
+            async with open_channel(f"127.0.0.1:{port}", plain) as channel:
                 stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
-                yield Replica(orchestrator, server, stub, registry, written)
+                yield Replica(orchestrator, calls, stub, registry, written)
+        except BaseException:
+            print(written.getvalue())  # pytest shows it with the failure
+            raise
+        finally:
+            await calls.cut_off(within=1.0)
+            await server.stop(None)
 
 
 @asynccontextmanager
@@ -271,3 +281,12 @@ async def nothing_left(stages: StubStages, *replicas: Replica) -> None:
 
 STOP = EndReason.END_REASON_STOP
 CANCELLED = EndReason.END_REASON_CANCELLED
+
+
+async def refused(call: Any) -> tuple[str, grpc.StatusCode]:
+    """How a call was refused: the reason of its ErrorInfo, and the code."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error).reason, error.code()
+    raise AssertionError("the call was not refused")

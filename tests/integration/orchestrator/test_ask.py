@@ -1,6 +1,7 @@
 """A question gets its whole answer, and nothing is left over."""
 
 from orchestrator_cases import STOP, ask, nothing_left, one
+
 from tests.stages import GROUP_SAMPLES, StubStages
 
 

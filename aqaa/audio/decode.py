@@ -14,6 +14,7 @@ import numpy.typing as npt
 import soundfile
 
 from aqaa.audio.frames import Float32, as_pcm
+from aqaa.audio.pcm import to_s16
 from aqaa.errors import InvalidAudio
 
 Source = str | Path | bytes | BinaryIO
@@ -107,10 +108,9 @@ def write_wav(path: str | Path, pcm: npt.ArrayLike, rate: int) -> None:
     path, samples = Path(path), as_pcm(pcm)
     if not np.isfinite(samples).all():
         raise InvalidAudio(f"{path}: PCM to be written holds NaN or infinity")
-    quantised = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        soundfile.write(part, quantised, rate, format="WAV", subtype="PCM_16")
+        soundfile.write(part, to_s16(samples), rate, format="WAV", subtype="PCM_16")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -203,6 +203,11 @@ class TokenizerStream:
         return whole or (self._ended and not self._finished)
 
     @property
+    def waiting(self) -> int:
+        """Samples that are not computed yet."""
+        return len(self._pcm)
+
+    @property
     def finished(self) -> bool:
         """Whether the signal has ended and all its groups have been given."""
         return self._finished

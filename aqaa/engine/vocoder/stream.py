@@ -209,6 +209,11 @@ class VocoderStream:
         return self._base + len(self._groups)
 
     @property
+    def waiting(self) -> int:
+        """Groups whose tile is not solved yet."""
+        return max(0, self.groups - self._vocoder.plan.start(self._tile))
+
+    @property
     def due(self) -> int | None:
         """Groups of the next tile's window; 0 if all tiles are solved and sound is left; None if the next
         tile cannot be computed yet, or nothing is left.

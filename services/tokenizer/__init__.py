@@ -1,0 +1,1 @@
+"""The tokenizer service: PCM in, audio tokens out, over gRPC."""

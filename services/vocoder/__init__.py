@@ -1,0 +1,1 @@
+"""The vocoder service: answer tokens in, PCM out, over gRPC."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -98,10 +99,11 @@ class Answering:
         """
         reading = asyncio.create_task(self._read(requests))
         try:
-            async for response in self._respond():
-                self._taking.begin(self._patience.stall, "the consumer has taken nothing")
-                yield response
-                self._taking.end()
+            async with aclosing(self._respond()) as responses:
+                async for response in responses:
+                    self._taking.begin(self._patience.stall, "the consumer has taken nothing")
+                    yield response
+                    self._taking.end()
         finally:
             for wait in (self._asking, self._held, self._taking):
                 wait.end()
@@ -116,8 +118,9 @@ class Answering:
         try:
             self._asking.begin(self._patience.prompt, "nothing was asked")
             async for request in requests:
+                before = len(self._prompt)
                 await self._take(request)
-                if self._writer is None:
+                if self._writer is None and len(self._prompt) > before:
                     self._asking.begin(self._patience.prompt, "the prompt has not grown")
             if self._writer is None:
                 self._post(_HalfClosed.EARLY)
@@ -177,6 +180,9 @@ class Answering:
             given = tuple(forced)
             writer.give(given)
         door.check_answer_fits(task, start_mode, prompt=len(question) + len(marker), given=len(given))
+        transcript = None
+        if request.transcript:
+            transcript = Decoding("transcript", door.defaults("transcript", opening.seed))
         self._asking.end()
         self._phases.enter(SpanName.DECODE)
         self._frontier, self._writer = request.until_group, writer
@@ -184,11 +190,11 @@ class Answering:
         await self._generation.commit(
             Decoding(task, sampling, start_mode, given, opening.written, request.until_group)
         )
-        if request.transcript:
+        if transcript is not None:
             self._transcribing = await self._engine.open_beside(
                 self._generation,
                 question + prompts.marker("transcript"),
-                Decoding("transcript", door.defaults("transcript", opening.seed)),
+                transcript,
                 lambda happening: self._post(_Heard(happening)),
             )
 
@@ -222,7 +228,7 @@ class Answering:
 
     # What goes out.
 
-    async def _respond(self) -> AsyncIterator[Response]:
+    async def _respond(self) -> AsyncGenerator[Response, None]:
         while self._end is None or self._transcribing is not None:
             self._watch_frontier()
             news = await self._next()

@@ -226,6 +226,7 @@ def test_a_prompt_may_take_its_time_as_long_as_it_grows():
             await asyncio.sleep(0.4)
             groups = tokens_pb2.AudioGroups(first_group=first, linguistic=[1, 2], semantic=[1, 2, 3])
             call.send(Step(prompt=groups))
+        call.send(Step(prompt=tokens_pb2.AudioGroups(first_group=3)))  # nothing more
         with pytest.raises(Stalled, match="has not grown"):
             await call.take()
 

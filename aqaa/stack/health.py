@@ -41,10 +41,13 @@ async def until_serving(address: str) -> None:
     async with open_channel(address, ChannelSettings(health_check=False, attempts=1)) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
+            watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
             try:
-                async for answer in health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
+                async for answer in watch:
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
             except grpc.aio.AioRpcError:
                 pass  # the caller has a deadline, and sees whether the process lives
+            finally:
+                watch.cancel()
             await asyncio.sleep(AGAIN_SECONDS)

@@ -18,6 +18,8 @@ from aqaa.stack.plan import HOST, VALKEY, Command
 PORT_ATTEMPTS: Final = 5
 """A port that is free when we look may be taken when the server starts."""
 PING_SECONDS: Final = 5.0
+EVERY_RUN: Final = ("Memory overcommit must be enabled", "ready to exit, bye bye")
+"""Warnings about nothing: the first one is for servers that fork to save."""
 
 
 def program() -> Path:
@@ -66,8 +68,9 @@ def port_taken(lines: Iterable[str]) -> bool:
 
 
 def worth_showing(line: str) -> bool:
-    """Warnings, not what every start says. A line is ``PID:ROLE DATE TIME LEVEL TEXT``; # is a warning."""
-    return " # " in line[:60] or not line[:1].isdigit()
+    """Warnings that not every run has. A line is ``PID:ROLE DATE TIME LEVEL TEXT``; # is a warning."""
+    warning = " # " in line[:60] or not line[:1].isdigit()
+    return warning and not any(phrase in line for phrase in EVERY_RUN)
 
 
 @contextmanager

@@ -139,7 +139,8 @@ def test_json_logs_are_untouched_and_everything_else_becomes_json():
 
 def test_of_valkey_only_warnings_are_shown():
     lines = ["7:M 21 Nov 2026 15:00:00.000 * Ready to accept connections tcp",
-             "7:M 21 Nov 2026 15:00:00.000 # WARNING Memory overcommit must be enabled!",
+             "7:M 21 Nov 2026 15:00:00.000 # WARNING Memory overcommit must be enabled! Without it",
+        "7:M 21 Nov 2026 15:00:00.000 # MISCONF Errors writing to the AOF file",
              "*** FATAL CONFIG FILE ERROR ***"]  # fmt: skip
     assert len(shown(False, *(("valkey", line) for line in lines))) == 2
 

@@ -1,6 +1,7 @@
 """An answer as it comes: read, checked, taken up again where its call breaks."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Final, Self
@@ -21,7 +22,7 @@ from aqaa.client.events import (
     TurnOpened,
 )
 from aqaa.client.line import Line
-from aqaa.errors import AqaaError, Cancelled, Deadline, Superseded, Unavailable
+from aqaa.errors import AqaaError, Cancelled, CapacityError, Deadline, Superseded, Unavailable
 from aqaa.v1 import orchestrator_pb2
 
 _END_SECONDS: Final = 2.0
@@ -247,6 +248,8 @@ class AnswerStream(AsyncIterator[Event]):
                 if isinstance(broken.error, Superseded) and not self._line.reads(self.position.turn_id, self):
                     self._leave()
                     return None
+                if broken.spoken and self.opened and isinstance(broken.error, CapacityError):
+                    broken.mendable = False  # of a turn that was let in this is the end
                 await self._backoff.pause(broken, self._until)
                 continue
             event = self._delivery.take(message)
@@ -321,7 +324,7 @@ class AnswerStream(AsyncIterator[Event]):
 
     def _seconds_left(self) -> float:
         if self._until is None:  # the question is still being spoken
-            return self._line.patience.conversation_seconds
+            return math.inf
         left = self._until - self._line.timing.clock()
         if left <= 0:
             raise self._late()

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -18,6 +18,9 @@ from aqaa.rpc.status import CODES, DOMAIN, from_rpc_error
 from aqaa.v1 import orchestrator_pb2
 
 STAGE: Final = "orchestrator"
+
+_WRITE_FAILED: Final = "Internal error from Core"
+_STATUS_SECONDS: Final = 0.5
 
 _MENDABLE: Final = (Unavailable, CapacityError, Stalled)
 _TRANSPORT: Final = frozenset(
@@ -47,8 +50,6 @@ class Patience:
     """From the end of a question to the end of its answer."""
     idle_seconds: float = 30.0
     """Without any event, where one is due: then the answer's call counts as broken."""
-    conversation_seconds: float = 3600.0
-    """Of one call of a conversation. After it the next turn opens another."""
     attempts: int = 8
     """In a row that bring nothing new, the first one included."""
     first_wait: float = 0.2
@@ -76,11 +77,15 @@ DEFAULT_TIMING: Final = Timing()
 class Broken(Exception):
     """A call has ended before its time. ``error`` is what its caller gets if nothing helps."""
 
-    def __init__(self, error: AqaaError, *, mendable: bool, retry_after: float = 0.0) -> None:
+    def __init__(
+        self, error: AqaaError, *, mendable: bool, retry_after: float = 0.0, spoken: bool = False
+    ) -> None:
+        """``spoken``: the service itself says so, not what lies between."""
         super().__init__(str(error))
         self.error = error
         self.mendable = mendable
         self.retry_after = retry_after
+        self.spoken = spoken
 
     @classmethod
     def by(cls, error: AqaaError) -> "Broken":
@@ -97,7 +102,7 @@ class Broken(Exception):
         mendable = isinstance(typed, _MENDABLE) or (not spoken and error.code() in _TRANSPORT)
         if delay is None:
             delay = typed.retry_after if isinstance(typed, CapacityError) else 0.0
-        return cls(typed, mendable=mendable, retry_after=delay)
+        return cls(typed, mendable=mendable, retry_after=delay, spoken=spoken)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[bool, float | None]:
@@ -121,7 +126,7 @@ def failure_of(failed: orchestrator_pb2.TurnFailed) -> Broken:
     kinds = {kind.reason: kind for kind in CODES}
     error = kinds.get(failed.reason, AqaaError)(failed.message)
     broken = Broken.by(error)
-    broken.mendable = broken.mendable or failed.resumable
+    broken.mendable, broken.spoken = broken.mendable or failed.resumable, True
     return broken
 
 
@@ -155,6 +160,51 @@ class Backoff:
             raise broken.error
         self.total += 1
         await self._timing.sleep(seconds)
+
+
+class Ending:
+    """The status with which the server ends a call that is written to.
+
+    A write that finds the call ended makes grpc.aio (1.81.1) put an INTERNAL of its own in place of the
+    status that came, and reading raises that. This keeps the true one.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._found: grpc.aio.AioRpcError | None = None
+        self._came = asyncio.Event()
+        call.add_done_callback(self._note)
+
+    async def of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """What reading should have raised instead of ``error``."""
+        if error.details() != _WRITE_FAILED:
+            return error
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                await self._came.wait()
+        except TimeoutError:
+            return error
+        return self._found or error
+
+    def _note(self, call: Any) -> None:
+        details = _at_once(call.details())
+        if self._found is None and details != _WRITE_FAILED:
+            self._found = grpc.aio.AioRpcError(
+                _at_once(call.code()),
+                grpc.aio.Metadata(),
+                _at_once(call.trailing_metadata()),
+                details=details,
+            )
+            self._came.set()
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine that need not wait returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        return returned.value
+    coroutine.close()
+    return None
 
 
 class Source(Protocol):

@@ -10,12 +10,12 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
-from aqaa.client.calls import Backoff, Broken, failure_of
+from aqaa.client.calls import Backoff, Broken, Ending, failure_of
 from aqaa.client.line import Line
 from aqaa.client.playback import Player
 from aqaa.client.question import DEFAULT_OPTIONS, MAX_PIECE_BYTES, PcmFormat, TurnOptions
 from aqaa.client.turn import Turn
-from aqaa.errors import AqaaError, Cancelled, InvalidRequest, Unavailable
+from aqaa.errors import AqaaError, Cancelled, InvalidRequest, NotFound, Unavailable
 from aqaa.v1 import audio_pb2
 from aqaa.v1.orchestrator_pb2 import (
     CancelTurn,
@@ -47,7 +47,8 @@ class Conversation:
 
     One question is open at a time; answers may overlap with the next question. If the call breaks, questions
     that are not safe in the server's log are said again, and answers go on by ``Resume``, each in its own
-    stream. A conversation in which nothing is said stays closed until the next turn.
+    stream. If it breaks while nothing is said, the next turn opens it again. The call itself has no deadline:
+    its parts have, ``Patience.call_seconds`` to be let in and ``answer_seconds`` for each answer.
 
     Raises, when entered and by ``turn.push`` and the turn's stream:
         AqaaError: the conversation cannot be had; Unavailable or CapacityError after all attempts.
@@ -62,8 +63,11 @@ class Conversation:
         self._line = line
         self._turns: list[Turn] = []  # whose events come by this call, oldest first
         self._by_id: dict[str, Turn] = {}
+        self._named = session_id  # what is asked for in the next call
+        self._confirmed = bool(session_id)  # it is in the server's log
         self._sent: dict[Turn, int] = {}  # bytes of each question that this call has carried
-        self._committed: set[Turn] = set()  # on this call
+        self._speaking: Turn | None = None  # begun on this call, its commit not yet said
+        self._here: set[str] = set()  # turns that this call has told of
         self._unnamed: deque[Turn] = deque()  # opened on this call, in order; their ids are to come
         self._asides: deque[ConverseRequest] = deque()
         self._wake = asyncio.Event()
@@ -156,7 +160,7 @@ class Conversation:
 
     def say_played(self, turn: Turn, samples: int) -> None:
         """Tells how far a turn is played, if the call is up."""
-        if self.linked and turn.turn_id:
+        if self.linked and turn.turn_id in self._here:  # another call's turn is unknown to this one
             self._aside(ConverseRequest(played=Played(turn_id=turn.turn_id, samples=samples)))
 
     def give_up_on(self, turn: Turn) -> None:
@@ -187,6 +191,9 @@ class Conversation:
                 raise Broken(ended, mendable=True)
             except Broken as broken:
                 self._part_safe(broken)
+                if isinstance(broken.error, NotFound) and self._named and not self._confirmed:
+                    self._named = ""  # nothing of the session had reached the server's log
+                    continue
                 if not self._turns and self._opened is not None and self._opened.done():
                     self._needed.clear()  # until the next turn
                     backoff = Backoff(self._line.patience, self._line.timing)
@@ -199,23 +206,21 @@ class Conversation:
 
     async def _converse(self, backoff: Backoff) -> None:
         """One call, to its end. Raises Broken."""
-        self._sent, self._committed, self._unnamed = {}, set(), deque()
+        self._sent, self._speaking, self._unnamed, self._here = {}, None, deque(), set()
         self._asides.clear()
         self._given_up = None
-        call: Call = self._line.stub.Converse(
-            timeout=self._line.patience.conversation_seconds, metadata=self._line.metadata
-        )
-        self._call = call
+        call: Call = self._line.stub.Converse(metadata=self._line.metadata)
+        self._call, ending = call, Ending(call)
         sender = asyncio.ensure_future(self._send(call))
         try:
             async with asyncio.timeout(self._line.patience.call_seconds):
-                first = await self._read(call)
+                first = await self._read(call, ending)
             if first is None or first.WhichOneof("event") != "opened":
                 raise Broken(
                     Unavailable("the conversation was not opened", stage="orchestrator"), mendable=True
                 )
             self._let_in(first.opened.session_id)
-            while (response := await self._read(call)) is not None:
+            while (response := await self._read(call, ending)) is not None:
                 if response.WhichOneof("event") == "turn":
                     self._route(response.turn, backoff)
         except TimeoutError:
@@ -228,11 +233,11 @@ class Conversation:
             with suppress(asyncio.CancelledError):
                 await sender
 
-    async def _read(self, call: "Call") -> ConverseResponse | None:
+    async def _read(self, call: "Call", ending: Ending) -> ConverseResponse | None:
         try:
             response: Any = await call.read()
         except grpc.aio.AioRpcError as error:
-            raise Broken.by_rpc(error) from None
+            raise Broken.by_rpc(await ending.of(error)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._given_up is None or (task is not None and task.cancelling()):
@@ -241,7 +246,7 @@ class Conversation:
         return None if response is grpc.aio.EOF else response
 
     def _let_in(self, session_id: str) -> None:
-        self.session_id = session_id
+        self.session_id = self._named = session_id
         self.linked = True
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
@@ -260,6 +265,8 @@ class Conversation:
             return
         if kind == "opened":
             self._by_id[event.turn_id] = turn
+            self._here.add(event.turn_id)
+            self._confirmed = True
         elif kind == "question_committed":
             backoff.progress()
         turn.hear(event)
@@ -300,7 +307,7 @@ class Conversation:
 
     async def _send(self, call: "Call") -> None:
         """All that is to be said on this call, in order; the reader tells if it cannot be said."""
-        opening = OpenConversation(session_id=self.session_id, format=self.format.message())
+        opening = OpenConversation(session_id=self._named, format=self.format.message())
         try:
             await call.write(ConverseRequest(open=opening))
             while not self._closing:
@@ -316,23 +323,27 @@ class Conversation:
     def _next_request(self) -> ConverseRequest | None:
         if self._asides:
             return self._asides.popleft()
+        if self._speaking is not None:
+            return self._more_of(self._speaking)
         for turn in self._turns:
-            if turn.safe or turn.called_off or turn in self._committed:
-                continue
-            sent = self._sent.get(turn)
-            if sent is None:
-                self._sent[turn] = 0
+            if turn.question and not (turn.safe or turn.called_off or turn in self._sent):
+                self._speaking, self._sent[turn] = turn, 0
                 self._unnamed.append(turn)
                 opening = OpenTurn(request_id=turn.request_id, options=turn.options.message())
                 return ConverseRequest(turn=opening)
-            if sent < len(turn.question):
-                piece = bytes(turn.question[sent : sent + _piece_bytes(self.format)])
-                self._sent[turn] = sent + len(piece)
-                return ConverseRequest(audio=audio_pb2.QuestionAudio(first_byte=sent, pcm=piece))
-            if not turn.question_over:
-                return None  # nothing behind an open question may begin
-            self._committed.add(turn)
-            return ConverseRequest(commit=CommitQuestion(bytes=turn.spoken))
+        return None
+
+    def _more_of(self, turn: Turn) -> ConverseRequest | None:
+        """The rest of the question that this call is in. Nothing behind it may begin before its commit."""
+        sent = self._sent[turn]
+        done = turn.safe or turn.over or turn not in self._turns  # the server wants no more of it
+        if not done and (not turn.called_off or not sent) and sent < len(turn.question):
+            piece = bytes(turn.question[sent : sent + _piece_bytes(self.format)])
+            self._sent[turn] = sent + len(piece)
+            return ConverseRequest(audio=audio_pb2.QuestionAudio(first_byte=sent, pcm=piece))
+        if done or turn.called_off or turn.question_over:
+            self._speaking = None
+            return ConverseRequest(commit=CommitQuestion(bytes=sent))
         return None
 
 

@@ -1,6 +1,7 @@
 """Acknowledgements of what was played: the newest one, at most four a second."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, runtime_checkable
 
@@ -25,10 +26,13 @@ class Acks:
         send: Callable[[int], None],
         sleep: Callable[[float], Awaitable[object]],
         player: Player | None = None,
+        received: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
+        """``received``: samples that have come; more cannot have been played, and the server refuses it."""
         self._send = send
         self._sleep = sleep
         self._player = player
+        self._received = received
         self._news = False
         self._task: asyncio.Task[None] | None = None
         self._last = 0
@@ -44,9 +48,10 @@ class Acks:
             self._task = asyncio.ensure_future(self._follow(self._player))
 
     def report(self, samples: int) -> None:
-        """So much was played. Raises ValueError if it is less than before."""
-        if samples < (self.played or 0):
-            raise ValueError(f"{samples} samples played after {self.played}, expected no less")
+        """So much was played. Raises ValueError if it is less than before, or more than has come."""
+        if not (self.played or 0) <= samples <= self._received():
+            expected = f"{self.played or 0}, as before, to {self._received()}, as received"
+            raise ValueError(f"{samples} samples played, expected {expected}")
         self.played, self._news = samples, True
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._tell())
@@ -58,7 +63,7 @@ class Acks:
 
     async def _follow(self, player: Player) -> None:
         while self.total is None or (self.played or 0) < self.total:
-            self.played = max(self.played or 0, player.played_samples)
+            self.played = max(self.played or 0, min(player.played_samples, self._received()))
             self._say(self.played)
             await self._sleep(ACK_SECONDS)
 

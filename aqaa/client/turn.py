@@ -11,7 +11,7 @@ from aqaa.client.events import EndReason, Event, Manifest, TurnOpened, manifest_
 from aqaa.client.line import Line
 from aqaa.client.playback import Acks, Player
 from aqaa.client.question import TurnOptions
-from aqaa.errors import Cancelled, InvalidAudio, InvalidRequest
+from aqaa.errors import Cancelled, Deadline, InvalidAudio, InvalidRequest
 from aqaa.v1 import orchestrator_pb2
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Turn(AnswerStream):
         self._parted = False
         self._refusal: Broken | None = None
         self._ended: asyncio.Future[EndReason] = asyncio.get_running_loop().create_future()
-        self._acks = Acks(self._say_played, line.timing.sleep, player)
+        self._acks = Acks(self._say_played, line.timing.sleep, player, lambda: self.position.next_sample)
         self._until = None
 
     async def push(self, pcm: npt.ArrayLike) -> None:
@@ -106,7 +106,7 @@ class Turn(AnswerStream):
         second, the newest each time. A turn of which nobody says it counts as played in real time.
 
         Raises:
-            ValueError: less than before.
+            ValueError: less than before, or more than has come.
         """
         self._acks.report(samples)
 
@@ -120,6 +120,8 @@ class Turn(AnswerStream):
             return self._call_off_unheard()
         if not self.turn_id:
             await self._until_named()
+        if not self.turn_id:  # refused meanwhile
+            return EndReason.CANCELLED
         if self._conversation.call_off(self, played_samples):
             try:
                 return await asyncio.wait_for(asyncio.shield(self._ended), self._line.patience.call_seconds)
@@ -189,6 +191,12 @@ class Turn(AnswerStream):
         super()._let_go()
         if given_up and not self._over:  # it is silent: let the conversation call anew, or call by oneself
             self._conversation.give_up_on(self)
+
+    def _late(self) -> Deadline:
+        if self.turn_id and not self.called_off:  # the conversation's call has no end to tell the server
+            self.called_off = True
+            self._conversation.call_off(self, self._acks.played)
+        return super()._late()
 
     def _note(self, event: Event) -> None:
         if isinstance(event, TurnOpened):

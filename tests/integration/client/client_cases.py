@@ -37,7 +37,7 @@ from aqaa.v1.orchestrator_pb2 import (
     TurnSummary,
 )
 
-HANG_GUARD = 60
+HANG_GUARD = 30
 """Seconds until a test that hangs counts as failed. No test waits for it."""
 
 RATE = 24000
@@ -79,8 +79,8 @@ class Script:
     def turn_id(self) -> str:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:26]
 
-    def events(self) -> list[TurnEvent]:
-        name = self.turn_id()
+    def events(self, turn_id: str = "") -> list[TurnEvent]:
+        name = turn_id or self.turn_id()
         opened = TurnOpened(session_id=SESSION, sample_rate_hz=RATE, bundle_digest="b" * 64, seed=self.seed)
         events = [TurnEvent(turn_id=name, opened=opened)]
         events.append(TurnEvent(turn_id=name, question_committed=QuestionCommitted(groups=9)))
@@ -110,7 +110,7 @@ class Script:
 
     def after(self, request) -> list[TurnEvent]:
         """What a Resume brings: opened, and all that is missing."""
-        opened, *rest = self.events()
+        opened, *rest = self.events(request.turn_id)
         texts = {received.segment: received.bytes for received in request.text}
         kept = [opened]
         for event in rest:
@@ -162,6 +162,8 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     replay: bool = True
     questions: dict[str, bytes] = field(default_factory=dict)
     """By request id: the question as it was committed."""
+    turns: dict[str, str] = field(default_factory=dict)
+    """Turn ids of conversations, by request id. The first is the script's own."""
     steps: list[str] = field(default_factory=list)
     """Of conversations, in the order in which they came."""
     played: list[int] = field(default_factory=list)
@@ -181,7 +183,7 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     async def Resume(self, request, context):  # noqa: N802 - gRPC's name
         self.calls.append(("Resume", request))
-        if request.turn_id != self.script.turn_id():
+        if request.turn_id not in (self.script.turn_id(), *self.turns.values()):
             await _abort(context, NotFound("no such turn"))
         async for event in self._through(self.script.after(request), context):
             yield ResumeResponse(event=event)
@@ -246,16 +248,20 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def Converse(self, requests, context):  # noqa: N802 - gRPC's name
         self.calls.append(("Converse", None))
         events: asyncio.Queue = asyncio.Queue()
-        hearing = asyncio.ensure_future(self._hear(requests, context, events))
+        hearing = asyncio.ensure_future(self._hear(requests, events))
         hearing.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
+                if isinstance(event, AqaaError):
+                    await _abort(context, event)
+                if isinstance(event, grpc.StatusCode):
+                    await context.abort(event, "Socket closed")
                 yield event
         finally:
             hearing.cancel()
         await hearing
 
-    async def _hear(self, requests, context, out):
+    async def _hear(self, requests, out):
         fault = self.faults.pop(0) if self.faults else Fault("none")
         request_id, question, answering, messages = "", b"", set(), 0
         async for request in requests:
@@ -263,24 +269,28 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             self.steps.append(step)
             messages += 1
             if fault.kind == "deaf" and messages > fault.after:  # drops while the question is spoken
-                await context.abort(fault.code, "Socket closed")
+                out.put_nowait(fault.code)
+                await asyncio.Event().wait()
             match step:
                 case "open":
                     assert request.open.session_id in ("", SESSION)
                     if fault.kind == "door":
-                        await _abort(context, fault.error)
+                        out.put_nowait(fault.error)
+                        await asyncio.Event().wait()
                     out.put_nowait(ConverseResponse(opened=ConversationOpened(session_id=SESSION)))
                 case "turn":
                     request_id, question = request.turn.request_id, b""
+                    fresh = f"{len(self.turns):026d}" if self.turns else self.script.turn_id()
+                    turn_id = self.turns.setdefault(request_id, fresh)
                 case "audio":
                     assert request.audio.first_byte == len(question)
                     question += request.audio.pcm
                     if request.audio.first_byte == 0:
-                        out.put_nowait(ConverseResponse(turn=self.script.events()[0]))
+                        out.put_nowait(ConverseResponse(turn=self.script.events(turn_id)[0]))
                 case "commit":
                     assert request.commit.bytes == len(question)
                     self.questions[request_id] = question
-                    answering.add(asyncio.ensure_future(self._answer(fault, context, out)))
+                    answering.add(asyncio.ensure_future(self._answer(turn_id, fault, out)))
                 case "played":
                     self.played.append(request.played.samples)
                 case "cancel":
@@ -290,8 +300,8 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         for task in answering:
             await task
 
-    async def _answer(self, fault, context, out):
-        for number, event in enumerate(self.script.events()):
+    async def _answer(self, turn_id, fault, out):
+        for number, event in enumerate(self.script.events(turn_id)):
             if self.hold is not None and number == self.hold:
                 await self.go.wait()
             if self.cancelled.is_set():
@@ -299,7 +309,8 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
                 return
             due = number == fault.after
             if due and fault.kind == "drop":
-                await context.abort(fault.code, "Socket closed")
+                out.put_nowait(fault.code)
+                return
             if due and fault.kind == "error":
                 failed = TurnFailed(reason=fault.error.reason, message=str(fault.error), resumable=True)
                 out.put_nowait(ConverseResponse(turn=TurnEvent(turn_id=event.turn_id, failed=failed)))

@@ -198,6 +198,9 @@ def up(
         raise BadArgument("--data keeps the data of our own turn log, and --redis-url names another one")
     root = bundle_dir(bundle)
     read_manifest(root)
+    os.environ.setdefault(
+        "GRPC_VERBOSITY", "ERROR"
+    )  # read as grpc loads: else it notes each closed connection
     from aqaa.stack import up as stack
 
     plan = Plan(
@@ -211,6 +214,27 @@ def up(
         drain_seconds=drain_seconds,
     )
     raise typer.Exit(stack.run(plan, json_logs=json_logs))
+
+
+@app.command()
+def talk(
+    questions: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[WAV …]", help="Recordings, a turn each; else a microphone."),
+    ] = None,
+    address: Annotated[
+        str, typer.Option(envvar="AQAA_ADDRESS", help="Of a running orchestrator.")
+    ] = "127.0.0.1:50050",
+    out: Annotated[Path, typer.Option("--out", help="The folder for answer-1.wav and so on.")] = Path("."),
+) -> None:
+    """Hold a conversation with a running stack. Ctrl-C interrupts an answer, a second one ends."""
+    from aqaa.client.terminal import hold_talk
+
+    if not out.is_dir():
+        raise BadArgument(f"{out}: answers cannot be written, there is no such folder")
+    recordings = [(path.name, read_audio(path)) for path in questions or ()]
+    if hold_talk(address, recordings, out):
+        raise typer.Exit(130)
 
 
 @bundle_app.command()

@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import google_crc32c
@@ -357,6 +358,30 @@ class Served:
     orchestrator: Orchestrator
     waits: Waits
     address: str
+
+
+@contextmanager
+def serving_apart(*faults: Fault, **told: object) -> Iterator[tuple[Orchestrator, str]]:
+    """A scripted orchestrator and its address, on a loop and thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def start() -> tuple[Orchestrator, grpc.aio.Server, int]:
+        orchestrator, server = Orchestrator(faults=list(faults), **told), grpc.aio.server()
+        orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(orchestrator, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return orchestrator, server, port
+
+    orchestrator, server, port = asyncio.run_coroutine_threadsafe(start(), loop).result(HANG_GUARD)
+    try:
+        yield orchestrator, f"127.0.0.1:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(HANG_GUARD)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 PLAIN = ChannelSettings(health_check=False, attempts=1)

@@ -1,6 +1,8 @@
 """What the client's calls are made of: samples as bytes, pauses, acknowledgements."""
 
 import asyncio
+import subprocess
+import sys
 
 import grpc
 import numpy as np
@@ -178,3 +180,25 @@ def test_a_player_is_asked_until_all_is_played():
         assert len(gate.asked) == asked
 
     asyncio.run(play())
+
+
+def test_the_client_needs_little():
+    """In a fresh process with nothing but grpcio, protobuf, grpcio-status, google-crc32c and numpy."""
+    absent = [
+        "torch",
+        "soundfile",
+        "soxr",
+        "sentencepiece",
+        "pydantic",
+        "typer",
+        "rich",
+        "redis",
+        "structlog",
+    ]
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))
+import aqaa.client
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -101,7 +101,7 @@ class Screen:
         if tail:
             self._write("its last lines:")
         for line in tail:
-            self._write(f"    {line}")
+            self._write(f"    {line_for_people(line).plain}")
         self._write(f"error: {why}")
 
     def _print(self, part: str, text: Text) -> None:

@@ -25,9 +25,6 @@ def run(plan: Plan, *, json_logs: bool) -> int:
     Raises:
         SettingsError: it cannot start.
     """
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # its notes on closed connections are no log lines of ours
     file = plan.environ.get(CONFIG_VARIABLE)
     plan = replace(plan, environ=where_services_are(plan.environ), given=given_in(Path(file)) if file else {})
 

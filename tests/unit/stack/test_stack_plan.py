@@ -160,5 +160,6 @@ def test_the_ready_line_names_every_address():
 
 def test_why_it_failed_stands_last():
     err = io.StringIO()
-    Screen(out=io.StringIO(), err=err, json_logs=False).failed("llm ended", ["a", "b"])
-    assert err.getvalue().splitlines() == ["its last lines:", "    a", "    b", "error: llm ended"]
+    Screen(out=io.StringIO(), err=err, json_logs=False).failed("llm ended", [LINE, "b"])
+    last = ["its last lines:", "    03:04:05 it is warm slots=8", "    b"]
+    assert err.getvalue().splitlines() == [*last, "error: llm ended"]

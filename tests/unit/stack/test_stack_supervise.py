@@ -140,9 +140,9 @@ def test_a_killed_parent_leaves_nothing(tmp_path):
     driver = Path(__file__).with_name("stack_driver.py")
     errors = tmp_path / "err"
     with errors.open("w") as err:
-        parent = subprocess.Popen(
-            [sys.executable, str(driver)], stdout=subprocess.PIPE, stderr=err, text=True
-        )
+        words = [sys.executable, str(driver)]
+        environ = {**os.environ, "TMPDIR": str(tmp_path)}
+        parent = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=err, text=True, env=environ)
     try:
         line = parent.stdout.readline()
         assert line, errors.read_text()

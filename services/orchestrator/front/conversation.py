@@ -61,6 +61,7 @@ class Conversation:
         self._outbox = outbox
         gauge = self._shared.metrics[catalogue.SESSIONS_LIVE]
         steps = aiter(requests)
+        self._stopping = asyncio.create_task(self._front.draining.wait())
         try:
             with gauge.track_inprogress():
                 await self._begin(await self._step(steps))
@@ -73,13 +74,13 @@ class Conversation:
                 for turn in self._turns.values():
                     await turn.remember()
         finally:
-            await ended(*self._tasks)
+            await ended(self._stopping, *self._tasks)
 
     async def _step(self, steps: AsyncIterator[ConverseRequest]) -> ConverseRequest | None:
         """The next step; None behind the last one. Raises Deadline, or Draining when it may leave."""
         idle, draining = self._shared.settings.conversation_idle_seconds, self._front.draining
         coming = asyncio.ensure_future(anext(steps, None))
-        stopping = asyncio.create_task(draining.wait())
+        stopping = self._stopping
         try:
             while True:
                 done, _ = await asyncio.wait(
@@ -94,7 +95,8 @@ class Conversation:
                 elif not done and not self._tasks:
                     raise Deadline(f"nothing has been said for {idle:g} s", stage="conversation")
         finally:
-            await ended(stopping, *([] if coming.done() else [coming]))
+            if not coming.done():
+                await ended(coming)
 
     async def _begin(self, step: ConverseRequest | None) -> None:
         if step is None or not step.HasField("open"):

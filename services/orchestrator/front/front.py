@@ -216,7 +216,7 @@ class Front:
             question=None if whole else question,
             query=None if whole else Appender(tenure, Stream.QUERY, entries[:1]),
             groups=last.end.groups if whole else None,
-            received=received, last_sequence=last_sequence, next_sample=next_sample,
+            state_before=state, received=received, last_sequence=last_sequence, next_sample=next_sample,
         )  # fmt: skip
 
     def _turn(
@@ -231,6 +231,7 @@ class Front:
         question: Question | None = None,
         query: Appender | None = None,
         groups: int | None = None,
+        state_before: TurnState | None = None,
         received: Mapping[int, int] | None = None,
         last_sequence: int = 0,
         next_sample: int = 0,
@@ -239,7 +240,7 @@ class Front:
         pens = [delivery] if query is None else [delivery, query]
         self.desk.keeper.keep(tenure, pens=pens)
         telling = Telling(
-            self.shared, spec, tenure, follower, sound, delivery, send,
+            self.shared, spec, tenure, follower, sound, delivery, send, state_before=state_before,
             received=received, last_sequence=last_sequence, next_sample=next_sample,
         )  # fmt: skip
         return FrontTurn(
@@ -287,11 +288,21 @@ class Front:
     ) -> "EndReason.ValueType":
         """Ends a turn; how it ended. Raises NotFound, InvalidRequest."""
         turn = self.shared.log.session(caller.tenant, session_id).turn(turn_id)
-        _, terminal = await self.shared.log.cancel(turn, str(caller), played_samples=played_samples)
-        await self.shared.log.capacity.leave(turn)
+        log = self.shared.log
+        before = await log.state(turn, str(caller))
+        if before.phase is Phase.COMPLETED:  # its tokens are: whoever tells it still has to be stopped
+            sent = played_samples if played_samples is not None else await self._sent(turn)
+            played_samples = max(sent, -1 if before.played is None else before.played + 1)
+        _, terminal = await log.cancel(turn, str(caller), played_samples=played_samples)
+        await log.link.command(log.link.publish, turn.channel(Role.FRONT), "state")
+        await log.capacity.leave(turn)
         if played_samples is not None:  # else the front that tells it knows better
             await self.book.settle(turn, str(caller))
         return terminal.reason
+
+    async def _sent(self, turn: TurnRef) -> int:
+        """Samples that have left."""
+        return delivered(1, await deliveries(self.shared.log, turn)).place.sample
 
     async def session(self, caller: Caller, session_id: str) -> Session:
         """Raises NotFound, InvalidRequest."""

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 
-from aqaa.errors import AqaaError, Deadline, InvalidRequest, Superseded, Unavailable
+from aqaa.errors import AqaaError, Cancelled, Deadline, InvalidRequest, Superseded, Unavailable
 from aqaa.telemetry import catalogue
 from aqaa.turnlog import (
     Appender,
@@ -35,6 +34,7 @@ Send = Callable[[TurnEvent], Awaitable[None]]
 class Telling:
     """One call's view of one turn.
 
+    state_before   the turn's, where it was opened before
     received       bytes of text that the caller has, by segment
     last_sequence  the last chunk that it has, which ends before ``next_sample``
     acked          samples that it says it has played; None while it says nothing
@@ -50,6 +50,7 @@ class Telling:
         delivery: Appender,
         send: Send,
         *,
+        state_before: TurnState | None = None,
         received: Mapping[int, int] | None = None,
         last_sequence: int = 0,
         next_sample: int = 0,
@@ -66,6 +67,9 @@ class Telling:
         self.answer = Answer()
         self.sound = sound
         self.acked: int | None = None
+        self.silenced = False
+        """Its tokens were complete when its caller took it back."""
+        self._steered = state_before.played if state_before is not None else None
         self.asked_at: float | None = None
         """When the question ended, by the clock; None for who resumes."""
         self._first_sent: float | None = None
@@ -151,19 +155,30 @@ class Telling:
     async def watch(self) -> None:
         """Returns never: raises Cancelled, what the turn failed with, or Superseded."""
         while True:
-            with suppress(Deadline):
+            try:
                 state = await self._follower.seen(self._is_news, self._shared.settings.turn_seconds)
-                if state.phase is Phase.FAILED and state.terminal is not None:
-                    raise error_of(state.terminal)
-                # someone else's name, or nobody's: the log itself must say what that means
-                renewal = self._tenure.renewal()
-                reply = await self._shared.log.link.run(renewal.script, renewal.keys, renewal.args)
-                if reply[0] != "OK":
-                    await self._tenure.refused(reply)
+            except Deadline:
+                continue
+            if state.phase is Phase.FAILED and state.terminal is not None:
+                raise error_of(state.terminal)
+            if self._is_silenced(state):
+                self.silenced = True
+                raise Cancelled(f"turn {self._spec.turn_id} was complete, and is to be heard no further")
+            # someone else's name, or nobody's: the log itself must say what that means
+            renewal = self._tenure.renewal()
+            reply = await self._shared.log.link.run(renewal.script, renewal.keys, renewal.args)
+            if reply[0] != "OK":
+                await self._tenure.refused(reply)
 
     def _is_news(self, state: TurnState) -> bool:
         owner = state.owners.get(Role.FRONT, "")
-        return state.phase in (Phase.CANCELLED, Phase.FAILED) or not owner.endswith(f".{self._tenure.nonce}")
+        taken = not owner.endswith(f".{self._tenure.nonce}")
+        return state.phase in (Phase.CANCELLED, Phase.FAILED) or taken or self._is_silenced(state)
+
+    def _is_silenced(self, state: TurnState) -> bool:
+        """A completed turn that someone cancels stays completed; but then it says what was played."""
+        told, heard = self._steered, state.played
+        return state.phase is Phase.COMPLETED and heard is not None and (told is None or heard > told)
 
     async def lost(self) -> None:
         """Returns never: raises why the turn is no longer this front's."""
@@ -220,6 +235,8 @@ class Telling:
         # a control that comes behind the turn's end loses its tenure; sound may still have to be told
         own = self._tenure
         pilot = Tenure(own.link, own.turn, own.role, own.nonce, own.epoch)
+        if played is not None:
+            self._steered = max(self._steered or 0, played)
         try:
             await self._shared.log.control(pilot, frontier=frontier, played=played)
         except Superseded:
@@ -250,7 +267,7 @@ class Telling:
         state = self._follower.state
         assert state is not None
         played: int | None = self.played
-        if state.terminal is not None and state.terminal.reason == EndReason.END_REASON_CANCELLED:
+        if self.silenced or state.phase is Phase.CANCELLED:
             played = state.played if state.played is not None else played
         elif all_heard and self.acked is None:
             played = None

@@ -107,6 +107,8 @@ class FrontTurn:
                 async with beside(telling.pace()):
                     return await telling.tell()
         except (Cancelled, Superseded):
+            if telling.silenced:
+                return EndReason.END_REASON_CANCELLED
             state = await self._shared.log.state(self.turn, self.caller)
             if state.phase is Phase.FAILED and state.terminal is not None:
                 raise error_of(state.terminal) from None

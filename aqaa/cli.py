@@ -198,9 +198,7 @@ def up(
         raise BadArgument("--data keeps the data of our own turn log, and --redis-url names another one")
     root = bundle_dir(bundle)
     read_manifest(root)
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # read as grpc loads: else it notes each closed connection
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read as grpc loads: no note for each connection
     from aqaa.stack import up as stack
 
     plan = Plan(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aqaa.audio.decode import Audio
 from aqaa.client import Patience, Player, Timing, as_float
-from aqaa.client.calls import Backoff, Broken, failure_of
+from aqaa.client.calls import Backoff, Broken, Ending, failure_of
 from aqaa.client.playback import ACK_SECONDS, Acks
 from aqaa.client.question import PcmFormat, recorded
 from aqaa.errors import AqaaError, CapacityError, InvalidAudio, NotFound, Unavailable
@@ -202,3 +202,41 @@ import aqaa.client
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_status_that_a_failed_write_has_overwritten_is_kept():
+    """grpc.aio tells of both in either order; reading then raises the one that it made itself."""
+
+    class Call:
+        def __init__(self) -> None:
+            self.tell, self.status = None, None
+
+        def add_done_callback(self, callback) -> None:
+            self.tell = callback
+
+        def ends(self, code: grpc.StatusCode, details: str) -> None:
+            self.status = (code, details)
+            self.tell(self)
+
+        async def code(self) -> grpc.StatusCode:
+            return self.status[0]
+
+        async def details(self) -> str:
+            return self.status[1]
+
+        async def trailing_metadata(self) -> grpc.aio.Metadata:
+            return grpc.aio.Metadata()
+
+    nothing = grpc.aio.Metadata()
+    own = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+    true = (grpc.StatusCode.PERMISSION_DENIED, "not here")
+    raised = grpc.aio.AioRpcError(own[0], nothing, nothing, details=own[1])
+    for order in ((true, own), (own, true)):
+        call = Call()
+        ending = Ending(call)
+        for status in order:
+            call.ends(*status)
+        found = asyncio.run(ending.of(raised))
+        assert (found.code(), found.details()) == true
+    other = status_of(grpc.StatusCode.UNAVAILABLE)
+    assert asyncio.run(Ending(Call()).of(other)) is other

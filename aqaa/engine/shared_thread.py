@@ -241,7 +241,10 @@ class SharedThread(Generic[Who, Made]):
     def _next(self) -> list[Who]:
         for session in self._sessions:
             if not session.busy:
-                session.settle()
+                try:
+                    session.settle()
+                except Exception as error:  # its own; the others go on
+                    session.fail(error)
         ready = sorted((session for session in self._sessions if session.ready), key=_order)
         alike = (session for session in ready if session.shape == ready[0].shape)
         return [session for session, _ in zip(alike, range(self.batch), strict=False)]

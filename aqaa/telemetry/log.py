@@ -45,6 +45,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "groups": "number of audio groups",
     "samples": "number of samples",
     "slots": "number of backbone slots",
+    "batch": "streams that share a pass through a model",
     "in_flight": "number of calls",
     "attempt": "counts from 1",
     "address": "host and port that is listened on",

@@ -130,7 +130,7 @@ class TokenizerEngine:
         groups: dict[Hearing, Groups] = {}
         if due:
             streams = [hearing.stream for hearing in due]
-            with self._tracing.span(SpanName.TOKENIZE, slots=len(due)):
+            with self._tracing.span(SpanName.TOKENIZE, batch=len(due)):
                 found = self.tokenizer.advance(streams, sizes=self.sizes, watch=self._watch)
             groups = dict(zip(due, found, strict=True))
         return [self._outcome(hearing, groups.get(hearing), faults.get(hearing)) for hearing in hearings]

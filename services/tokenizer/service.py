@@ -79,5 +79,5 @@ async def serve(settings: TokenizerSettings) -> None:
     async with service.engine, service.server:
         await service.engine.warm_up()
         service.server.ready()
-        log.info("the model is warm", bundle=bundle.digest, slots=max(service.engine.sizes))
+        log.info("the model is warm", bundle=bundle.digest, batch=max(service.engine.sizes))
         await service.server.until_stopped()

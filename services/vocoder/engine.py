@@ -12,7 +12,6 @@ import torch
 from aqaa.engine.shared_thread import Outcome, Session, SharedThread
 from aqaa.engine.vocoder import PcmChunk, Vocoder, VocoderStream
 from aqaa.engine.vocoder.parts import Codes
-from aqaa.errors import AqaaError
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Metrics
 from aqaa.telemetry.tracing import SpanName, Tracing
@@ -92,11 +91,8 @@ class Speaking(Session[Step, Sound | Done]):
     def settle(self) -> None:
         """Steps that came go to their streams, segments that are over are reported."""
         steps, self._inbox, self._inbox_size = self._inbox, [], 0.0
-        try:
-            for step in steps:
-                self._take(step)
-        except AqaaError as error:
-            self.fail(error)
+        for step in steps:
+            self._take(step)
         moved = bool(steps)
         while self._segments and self.current.stream.finished:
             over = self._segments.popleft()
@@ -203,7 +199,7 @@ class VocoderEngine:
     ) -> list[Outcome[Sound | Done]]:
         began = self.clock()
         streams = [speaking.current.stream for speaking in speakings]
-        with self._tracing.span(SpanName.TILE, slots=len(streams)):
+        with self._tracing.span(SpanName.TILE, batch=len(streams)):
             chunks = self.vocoder.advance(streams, sizes=self.sizes, watch=self._watch)
         samples = sum(len(chunk.pcm) for own in chunks for chunk in own)
         if samples:

@@ -118,7 +118,7 @@ def test_turns_at_once_share_passes_and_keep_their_sound(runner, voice):
     sent = voice.value("aqaa_rpc_messages_total", **STREAM)
     steps = [[opening(seed), *said(0, SECOND)] for seed in range(PLACES)]
 
-    async def together():
+    async def together():  # the first turn to come is computed alone, the others behind it together
         with voice.thread_held():
             calls = [asyncio.ensure_future(heard(voice, own)) for own in steps]
             while voice.value("aqaa_rpc_messages_total", **STREAM) < sent + sum(map(len, steps)):

@@ -26,7 +26,7 @@ from services.vocoder.service import Service
 
 BUNDLE = Path(__file__).resolve().parents[4] / "models" / "nano"
 Request = vocoder_pb2.StreamSynthesizeRequest
-PLACES = 2
+PLACES = 3
 SEED = 2**64 - 5
 
 

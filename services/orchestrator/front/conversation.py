@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from aqaa.errors import AqaaError, CapacityError, Deadline, Draining, InvalidRequest, NotFound
+from aqaa.errors import AqaaError, CapacityError, Deadline, Draining, InvalidAudio, InvalidRequest, NotFound
 from aqaa.rpc.caller import Caller
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import traceback_of
@@ -139,13 +139,26 @@ class Conversation:
 
     async def _audio(self, step: ConverseRequest) -> None:
         current = self._asked("audio")
-        pcm = doors.check_piece(step.audio, self._format, current.received)
-        current.received += len(pcm)
+        try:
+            pcm = doors.check_piece(step.audio, self._format, current.received)
+            if not current.failed:
+                current.question.add(pcm)
+        except InvalidAudio as error:  # the turn's fault, not the conversation's
+            if not current.failed:
+                await self._spoil(current, error)
+        current.received += len(step.audio.pcm)
         if current.failed:
             return
-        current.question.add(pcm)
         if current.turn is None:
             await self._begin_turn(current)
+
+    async def _spoil(self, current: _Open, error: AqaaError) -> None:
+        current.failed = True
+        if current.turn is not None:
+            current.question.fail(error)
+        else:
+            turn_id = self._shared.log.new_turn(self._caller.tenant, self._session_id).turn_id
+            await self._fail(turn_id, error, resumable=False)
 
     async def _commit(self, count: int) -> None:
         current = self._asked("commit")

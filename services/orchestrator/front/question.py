@@ -42,6 +42,7 @@ class Question:
         self._most = question_bytes(audio_format, shared.settings.question_seconds)
         self._groups = 0
         self._whole = False
+        self._error: AqaaError | None = None
         self._sent = False
         self._news = asyncio.Event()
 
@@ -65,6 +66,11 @@ class Question:
         if count != len(self._pcm):
             raise InvalidRequest(f"commit.bytes is {count}, but {len(self._pcm)} bytes have come")
         self._whole = True
+        self._news.set()
+
+    def fail(self, error: AqaaError) -> None:
+        """The question cannot be used: whoever brings it into the log raises this."""
+        self._error = error
         self._news.set()
 
     async def into(self, pen: Appender, bundle_digest: str) -> int:
@@ -103,8 +109,10 @@ class Question:
         sent, rate = 0, self._format.sample_rate_hz
         least = max(1, round(COALESCE_SECONDS * rate)) * frame_bytes(self._format)
         while True:
-            while not self._whole and len(self._pcm) - sent < least:
+            while not self._whole and len(self._pcm) - sent < least and self._error is None:
                 await self._more()
+            if self._error is not None:
+                raise self._error
             if sent == len(self._pcm):
                 break
             pcm = bytes(self._pcm[sent : sent + MAX_PIECE_BYTES // least * least])

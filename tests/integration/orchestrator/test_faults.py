@@ -1,0 +1,124 @@
+"""Stages and processes that fail in the middle of a turn: it goes on bit for bit, or says what is missing."""
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from orchestrator_cases import (
+    PATIENCE,
+    ask,
+    asking,
+    hear,
+    metadata,
+    nothing_left,
+    one,
+    refused,
+    replica,
+    until,
+)
+
+from aqaa.errors import AqaaError, Unavailable
+from tests.stages import StubStages
+
+POINTS = [
+    ("tokenizer", 0), ("tokenizer", 5), ("tokenizer-end", 0),
+    ("llm-prompt", 3), ("llm-commit", 0), ("llm", 0), ("llm", 3), ("llm", 9), ("llm", 15), ("llm", 24), ("llm", 25),
+    ("vocoder", 0), ("vocoder", 2), ("vocoder-done", 0), ("vocoder-done", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+async def test_a_stage_that_fails_is_taken_up_again(server, point):
+    stages = StubStages()
+    async with one(server.url, stages) as made:
+        undisturbed = await ask(made)
+        stages.faults.fail(*point, lambda: Unavailable("shot"), times=2)
+        told = await ask(made)
+        assert told.whole == undisturbed.whole
+        assert told.transcript == undisturbed.transcript
+        await nothing_left(stages, made)
+
+
+@pytest.mark.parametrize(
+    ("point", "stage"), [(("tokenizer", 2), "tokenizer"), (("llm", 7), "llm"), (("vocoder", 1), "vocoder")]
+)
+async def test_a_stage_that_stays_down_is_named(server, point, stage):
+    stages = StubStages()
+    async with one(server.url, stages, resume_seconds=0.05) as made:
+        stages.faults.fail(*point, lambda: Unavailable("down"), times=99)
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await hear(call)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        from aqaa.rpc.status import from_rpc_error
+
+        assert from_rpc_error(caught.value).metadata["stage"] == stage
+        await nothing_left(stages, made)
+
+
+async def test_a_fault_of_a_stage_is_not_repeated(server):
+    stages = StubStages()
+    async with one(server.url, stages) as made:
+        stages.faults.fail("llm", 4, lambda: AqaaError("secret"), times=99)
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        assert (await refused(hear(call)))[0] == "INTERNAL"
+        assert "secret" not in await call.details()
+        assert len(stages.prompts) == 1
+        await nothing_left(stages, made)
+
+
+async def test_a_stage_that_hangs_is_given_up(server):
+    stages = StubStages()
+    async with one(server.url, stages, stage_seconds=0.2, stage_attempts=2, resume_seconds=0.05) as made:
+        for stage in ("tokenizer-end", "llm-commit", "vocoder-done"):
+            held = stages.faults.hold(stage, 0)
+            call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+            assert (await refused(hear(call)))[0] == "UNAVAILABLE"
+            held.release()
+        await nothing_left(stages, made)
+
+
+@asynccontextmanager
+async def runner_process(url: str, stages: str):
+    """An orchestrator that only runs, and that a test may kill."""
+    flags = [
+        "--role", "runner", "--profile", "development", "--redis-url", url, "--tokenizer", stages, "--llm", stages,
+        "--vocoder", stages, "--lease-seconds", "1", "--capacity-seconds", "0.05",
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.orchestrator", *flags,
+        cwd=Path(__file__).parents[3], stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+async def test_a_runner_that_dies_is_followed_by_another(server, end):
+    stages = StubStages()
+    async with stages.serving() as address, replica(server.url, address, role="front") as front:
+        async with replica(server.url, address, role="runner"):
+            undisturbed = await ask(front)
+        held = stages.faults.hold("llm", 12)
+        async with runner_process(server.url, address) as process:
+            call = front.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+            told = await hear(call, until="audio")
+            await held.reached.wait()
+            async with replica(server.url, address, role="runner") as second:
+                os.kill(process.pid, end)
+                await until(lambda: stages.held == 0)
+                held.release()
+                told = await hear(call, told)
+                assert told.whole == undisturbed.whole
+                assert second.sample("aqaa_log_take_overs_total", role="runner") == 1
+                await nothing_left(stages, front, second)
+            assert await process.wait() == (0 if end == signal.SIGTERM else -end)

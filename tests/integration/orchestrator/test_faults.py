@@ -27,7 +27,8 @@ from tests.stages import StubStages
 
 POINTS = [
     ("tokenizer", 0), ("tokenizer", 5), ("tokenizer-end", 0),
-    ("llm-prompt", 3), ("llm-commit", 0), ("llm", 0), ("llm", 3), ("llm", 9), ("llm", 15), ("llm", 24), ("llm", 25),
+    ("llm-prompt", 3), ("llm-commit", 0), ("llm", 0), ("llm", 3), ("llm", 9),
+    ("llm", 15), ("llm", 24), ("llm", 25),
     ("vocoder", 0), ("vocoder", 2), ("vocoder-done", 0), ("vocoder-done", 1),
 ]  # fmt: skip
 
@@ -87,8 +88,8 @@ async def test_a_stage_that_hangs_is_given_up(server):
 async def runner_process(url: str, stages: str):
     """An orchestrator that only runs, and that a test may kill."""
     flags = [
-        "--role", "runner", "--profile", "development", "--redis-url", url, "--tokenizer", stages, "--llm", stages,
-        "--vocoder", stages, "--lease-seconds", "1", "--capacity-seconds", "0.05",
+        "--role", "runner", "--profile", "development", "--redis-url", url, "--tokenizer", stages,
+        "--llm", stages, "--vocoder", stages, "--lease-seconds", "1", "--capacity-seconds", "0.05",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.orchestrator", *flags,

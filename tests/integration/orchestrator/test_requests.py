@@ -56,9 +56,9 @@ async def test_a_question_that_broke_is_asked_again_elsewhere(server, point):
         call = first.stub.Ask(asking(request_id="again"), metadata=metadata(), timeout=PATIENCE)
         told = await hear(call, until="opened")
         await held.reached.wait()
-        held.release()
         again = asyncio.create_task(ask(second, asking(request_id="again")))
         assert await refused(hear(call, told)) == ("SUPERSEDED", grpc.StatusCode.ABORTED)
+        held.release()
         assert (await again).whole == undisturbed.whole
         assert (await again).turn_id == told.turn_id
         await nothing_left(stages, first, second)

@@ -213,6 +213,7 @@ class Run:
         """Appends what comes; text that follows quickly is gathered."""
         interval, clock = self._shared.settings.text_interval_seconds, self._shared.clock
         self._decoding, waited = False, 0.0
+        self._run_open.clear()  # text that a broken call left: it is not in the log, so it is written again
         hung = self._shared.settings.stage_seconds
         while True:
             within = hung

@@ -22,7 +22,7 @@ from aqaa.v1 import orchestrator_pb2 as pb
 from tests.stages import Plan, StubStages
 
 pytestmark = pytest.mark.skip(
-    reason="known fault: after its call has broken, a turn sometimes keeps something of it, and tests time out"
+    reason="known fault: after its call has broken, a turn may keep something of it; tests time out"
 )
 
 

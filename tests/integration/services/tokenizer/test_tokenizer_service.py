@@ -96,11 +96,12 @@ def test_signals_at_once_share_passes_and_keep_their_tokens(runner, tokens):
     before = [tokens.value(name) for name in names]
 
     async def together():
-        with tokens.thread_held():
-            calls = [asyncio.ensure_future(tokenized(tokens, signal)) for signal in signals]
-            while tokens.value("aqaa_rpc_messages_total", **STREAM) < sent + 2 * PLACES:
-                await asyncio.sleep(0)
-        return await asyncio.gather(*calls)
+        async with asyncio.timeout(60):
+            with tokens.thread_held():
+                calls = [asyncio.ensure_future(tokenized(tokens, signal)) for signal in signals]
+                while tokens.value("aqaa_rpc_messages_total", **STREAM) < sent + 2 * PLACES:
+                    await asyncio.sleep(0)
+            return await asyncio.gather(*calls)
 
     sent = tokens.value("aqaa_rpc_messages_total", **STREAM)
     for signal, found in zip(signals, runner.run(together()), strict=True):
@@ -170,8 +171,8 @@ def test_one_signal_too_many_is_refused_and_an_abandoned_one_leaves_nothing(runn
             await call.write(GOOD)
             await call.write(audio(SECOND))
             await call.read()  # it has a place
-        with pytest.raises(CapacityError) as refused:
-            await tokenized(tokens, noise(0.2))
+        with pytest.raises(CapacityError) as refused, typed_errors():
+            await tokens.stub.StreamTokenize(iter([GOOD]), timeout=60).read()
         for call in calls:
             call.cancel()
         await tokens.until_no_stream_is_open()

@@ -63,6 +63,8 @@ fi
 # ---- Audio tokenizers, and the corpus as tokens ---------------------------------------------------------
 
 stage linguistic.pt linguistic                           #  57  phonemes (42, measured), then through codes (15)
+# Where it went on from a bundle its codes have moved: backbone and flow follow. Done again, it is harmless.
+if [ -e "$work/start" ]; then "$python" -m training.carry "$work"; fi
 stage semantic.pt semantic                               #  27
 stage tokens/questions-2.npz tokens                      #  60  answers once, questions three times, vocabulary
 

@@ -45,7 +45,8 @@ def carried(rows: Tensor, counts: Tensor) -> Tensor:
 
 
 def carry(folder: Path) -> None:
-    """Rewrites the starting points of backbone and flow. Done once: their old rows are gone afterwards."""
+    """Rewrites the starting points of backbone and flow, and the tokenizer's as the one that they now follow:
+    done again, it changes nothing but last bits."""
     start = {name: starting_point(folder, name) for name in ("linguistic", "backbone", "flow")}
     linguistic, backbone, flow = (start[name] for name in ("linguistic", "backbone", "flow"))
     if linguistic is None or backbone is None or flow is None:

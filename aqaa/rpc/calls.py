@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,6 +29,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 APART: Final = ("/grpc.health.", "/grpc.reflection.")
 """Calls about the server itself: they are served while it drains, never waited for, and leave no line."""
+
+POLLED: Final = frozenset({"/aqaa.v1.BackboneService/GetCapacity"})
+"""Asked several times a second by everyone who may need it: lines about these are at debug, but for failures."""
 
 _UNARY_UNARY: Final[Any] = grpc.unary_unary_rpc_method_handler
 _UNARY_STREAM: Final[Any] = grpc.unary_stream_rpc_method_handler
@@ -222,7 +226,8 @@ class Calls(grpc.aio.ServerInterceptor):
         fields["seconds"] = round(seconds, 6)
         fields |= {"reason": call.reason} if call.reason else {}
         fields |= {"error_id": call.error_id} if call.error_id else {}
-        self._log.info("a call has ended", **fields)
+        quiet = call.method in POLLED and call.code == grpc.StatusCode.OK.name
+        self._log.log(logging.DEBUG if quiet else logging.INFO, "a call has ended", **fields)
         del self._open[id(call)]
         if not self._open:
             self._idle.set()

@@ -42,6 +42,7 @@ class Orchestrator:
         self.shared = shared
         self.front = Front(shared) if role != "runner" else None
         self.runner = Runner(shared, name) if role != "front" else None
+        self._lacks: tuple[str, str] | None = None
 
     @classmethod
     @asynccontextmanager
@@ -74,10 +75,10 @@ class Orchestrator:
         while True:
             try:
                 await self.shared.stages.probe()
+                self._lacks = None
                 return
             except AqaaError as error:
-                stage = error.metadata.get("stage", "")
-                self.shared.journal.warning("a stage is not ready", stage=stage, reason=error.reason)
+                self._note(error)
             await self.shared.clock.sleep(self.shared.settings.retry_seconds)
 
     async def watch(self, say: Callable[[bool], None]) -> None:
@@ -87,11 +88,18 @@ class Orchestrator:
             try:
                 await self.shared.stages.probe()
             except AqaaError as error:
-                stage = error.metadata.get("stage", "")
-                self.shared.journal.warning("a stage is not ready", stage=stage, reason=error.reason)
+                self._note(error)
                 say(False)
             else:
+                self._lacks = None
                 say(True)
+
+    def _note(self, error: AqaaError) -> None:
+        """A line when another stage is not ready than before, or for another reason."""
+        lacks = error.metadata.get("stage", ""), error.reason
+        if lacks != self._lacks:
+            self.shared.journal.warning("a stage is not ready", stage=lacks[0], reason=lacks[1])
+        self._lacks = lacks
 
     async def drain(self, seconds: float) -> None:
         """Lets nothing new in and hands over what other replicas can go on with, in ``seconds``."""

@@ -331,3 +331,19 @@ def test_services_run_on_uvloop():
 
 def test_a_service_listens_to_this_machine_alone_unless_told():
     assert (ToySettings().host, ToySettings().metrics_host) == ("127.0.0.1", "127.0.0.1")
+
+
+@in_loop
+async def test_a_poll_that_succeeds_leaves_no_line_at_info(monkeypatch):
+    monkeypatch.setattr("aqaa.rpc.calls.POLLED", frozenset({TOKENIZE}))
+
+    async def refuse_without_sound(request, context):
+        if not request.pcm:
+            raise errors.InvalidAudio("no sound")
+
+    async with serving(refuse_without_sound) as served:
+        await served.stub.Tokenize(tokenizer_pb2.TokenizeRequest(pcm=b"spoken words"))
+        assert not served.lines("a call has ended")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await served.stub.Tokenize(tokenizer_pb2.TokenizeRequest())
+        assert [line["reason"] for line in served.lines("a call has ended")] == ["INVALID_AUDIO"]

@@ -1,5 +1,6 @@
 """The gRPC surface of the orchestrator: who calls, what is asked, and nothing else."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -96,10 +97,11 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         return caller_of(context.invocation_metadata(), default=default)
 
     def _seconds(self, context: Context) -> float | None:
-        """What the caller has left; None if it set no end."""
+        """What the caller has left; None if it set no end. Each turn has ``turn_seconds`` besides: its runner
+        sees to that, and a conversation may be longer."""
         if context.time_remaining() is None:
             return None
-        return time_left(context, stage="orchestrator", at_most=self._settings.turn_seconds)
+        return time_left(context, stage="orchestrator", at_most=math.inf)
 
     def _outbox(self) -> Outbox[TurnEvent]:
         return Outbox(self._settings.outbox)

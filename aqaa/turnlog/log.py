@@ -137,6 +137,7 @@ class TurnLog:
     ) -> None:
         """Tells the runner: the question is over and has so many groups; how far to write; what was heard.
 
+        Of a completed turn, too: its sound is still played.
         Raises Superseded, Cancelled, LogLost, LogDiverged (a commit of another number of groups).
         """
         turn = tenure.turn
@@ -189,7 +190,11 @@ class TurnLog:
     async def cancel(
         self, turn: TurnRef, caller: str, *, played_samples: int | None = None
     ) -> tuple[Phase, TerminalState]:
-        """Ends the turn for its caller, from any front; what the first one decided. Raises NotFound."""
+        """Ends the turn for its caller, from any front; what the first one decided. Raises NotFound.
+
+        A turn that has ended stays as it is: the largest ``played_samples`` is kept, and the front that still
+        tells it sees ``TurnState.cancel``.
+        """
         await self.state(turn, caller)
         terminal = TerminalState(reason=EndReason.END_REASON_CANCELLED)
         reply = await self._finish(turn, terminal, played=played_samples)

@@ -47,6 +47,8 @@ class TurnState:
     commit     groups of the question, once it is over and shall be answered
     frontier   groups of sound that may be written; None: nothing was said
     played     samples that the caller has heard, as far as it is known
+    cancel     when its caller took it back, in milliseconds of the server's clock; a turn that was completed
+               before stays so, but is told no further
     terminal   how it ended
     """
 
@@ -57,6 +59,7 @@ class TurnState:
     commit: int | None = None
     frontier: int | None = None
     played: int | None = None
+    cancel: int | None = None
     terminal: TerminalState | None = None
     leases: Mapping[Role, int] = field(default_factory=dict, compare=False)
 
@@ -83,6 +86,7 @@ class TurnState:
             commit=number(b"commit"),
             frontier=number(b"frontier"),
             played=number(b"played_samples"),
+            cancel=number(b"cancel"),
             leases={role: number(f"{role}_until".encode()) or 0 for role in Role},
             terminal=TerminalState.FromString(raw[b"terminal"]) if b"terminal" in raw else None,
         )

@@ -96,7 +96,8 @@ class Tenure:
                 LogLost(f"the log of turn {self.turn.turn_id} is gone", missing=self.turn.turn_id)
             )
         phase, epoch = Phase(reply[1].decode()), int(reply[2])
-        if not phase.terminal and epoch < self.epoch:
+        told = self.role is Role.FRONT and phase is Phase.COMPLETED  # sound is made after tokens
+        if (told or not phase.terminal) and epoch < self.epoch:
             call = acquiring(self.link, self.turn, self.role, self.nonce, known=self.epoch)
             again = await self.link.run(call.script, call.keys, call.args)
             if again[0] == "OK":

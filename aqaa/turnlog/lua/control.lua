@@ -1,11 +1,12 @@
--- What the front tells the runner besides the question. A commit is given once; the others only grow.
+-- What the front tells the runner besides the question. A commit is given once; the others only grow. A completed
+-- turn is still told and played, so what was heard of it is still written down.
 -- KEYS state
 -- ARGV role, owner, publish, runner channel, then field, value …
 -- OK, CONFLICT commit, ENDED phase, FENCED phase epoch, GONE
 local state, role = KEYS[1], ARGV[1]
 local phase = redis.call('HGET', state, 'phase')
 if not phase then return { 'GONE' } end
-if TERMINAL[phase] then return { 'ENDED', phase } end
+if TERMINAL[phase] and phase ~= 'completed' then return { 'ENDED', phase } end
 if not owns(state, role, ARGV[2]) then
   return { 'FENCED', phase, redis.call('HGET', state, role .. '_epoch') or '0' }
 end

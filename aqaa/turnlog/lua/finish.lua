@@ -1,5 +1,6 @@
 -- Ends a turn: the first one decides, everyone learns what was decided. It takes the pen from the runner, and
--- unless the turn is completed from the front too.
+-- unless the turn is completed from the front too. A cancel that comes later changes no end; but what was played
+-- is kept, and the front that still tells a completed turn is told to stop.
 -- KEYS state, query, answer, delivery
 -- ARGV phase, terminal state, role ('' for a caller's cancel or a burial), owner, unleased (1: only if no runner
 --      lives), played samples or '', ttl ms, publish, front channel, runner channel
@@ -7,8 +8,12 @@
 local state, wanted, role = KEYS[1], ARGV[1], ARGV[3]
 local phase = redis.call('HGET', state, 'phase')
 if not phase then return { 'GONE' } end
-if ARGV[6] ~= '' then raise_to(state, 'played_samples', ARGV[6]) end
-if TERMINAL[phase] then return { 'ENDED', phase, redis.call('HGET', state, 'terminal') } end
+local news = ARGV[6] ~= '' and raise_to(state, 'played_samples', ARGV[6])
+if TERMINAL[phase] then
+  if wanted == 'cancelled' and role == '' and redis.call('HSETNX', state, 'cancel', now()) == 1 then news = true end
+  if news then wake(ARGV[8], ARGV[9], 'state') end
+  return { 'ENDED', phase, redis.call('HGET', state, 'terminal') }
+end
 if role ~= '' and not owns(state, role, ARGV[4]) then
   return { 'FENCED', phase, redis.call('HGET', state, role .. '_epoch') or '0' }
 end

@@ -14,6 +14,7 @@ from turnlog_cases import (
     roll_back,
     run_turn,
     snapshot,
+    subscribed,
     text,
     texts,
     turn_log,
@@ -57,12 +58,6 @@ async def silent_append(live):
     object.__setattr__(live.turn, "channel", lambda role: "")
     await live.query.append(groups(0))
     object.__delattr__(live.turn, "channel")
-
-
-async def subscribed(log, channel):
-    """Returns once the server has the subscription, and the reader has looked after it."""
-    while not (await log.link.command("PUBSUB", "NUMSUB", channel))[1]:
-        await asyncio.sleep(0.005)
 
 
 async def quiet(log):

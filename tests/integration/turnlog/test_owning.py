@@ -8,12 +8,15 @@ from turnlog_cases import (
     CALLER,
     PATIENCE,
     STOPPED,
+    HandClock,
+    chunk,
     expire,
     groups,
     open_turn,
     roll_back,
     run_turn,
     snapshot,
+    subscribed,
     text,
     turn_log,
 )
@@ -161,6 +164,67 @@ async def test_a_cancelled_turn_is_resumed_by_nobody_and_the_next_one_may_begin(
         with pytest.raises(Cancelled):
             await log.control(live.front, commit=3)
         await open_turn(log, session=live.turn.session)
+
+
+async def test_a_completed_turn_is_still_played_and_the_log_knows_how_far(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        runner = await run_turn(log, live.turn)
+        await log.control(live.front, frontier=20, played=100)
+        await log.finish(runner, STOPPED)
+        await log.control(
+            live.front, commit=3, played=4800
+        )  # the runner saw the question's end before its commit
+        await Appender(live.front, Stream.DELIVERY).append(chunk(0))
+        state = await log.state(live.turn, CALLER)
+        assert (state.phase, state.commit, state.played) == (Phase.COMPLETED, 3, 4800)
+        live.front.check()
+        taken = await log.resume(live.turn, CALLER)
+        with pytest.raises(Superseded):
+            await log.control(live.front, played=9600)
+        await log.control(taken, played=7200)
+        assert (await log.state(live.turn, CALLER)).played == 7200
+
+
+async def test_a_cancel_behind_the_end_changes_no_end_but_silences_who_still_tells_it(server):
+    """No time passes for the front: only the message of the cancel can wake it."""
+    async with turn_log(server.url) as other, turn_log(server.url, seed=1, clock=HandClock()) as front:
+        live = await open_turn(front)
+        async with front.following.follow(live.turn, Stream.ANSWER) as answer:
+            await other.finish(await run_turn(other, live.turn), STOPPED)
+            await answer.seen(lambda state: state.phase is Phase.COMPLETED, PATIENCE)
+            await subscribed(front, live.turn.channel(Role.FRONT))
+            assert await other.cancel(live.turn, CALLER) == (Phase.COMPLETED, STOPPED)
+            first = await answer.seen(lambda state: state.cancel is not None, PATIENCE)
+            assert (first.phase, first.terminal, first.played) == (Phase.COMPLETED, STOPPED, None)
+            await other.cancel(live.turn, CALLER, played_samples=4800)
+            again = await answer.seen(lambda state: state.played == 4800, PATIENCE)
+            assert again.cancel == first.cancel
+
+
+async def test_what_was_heard_of_a_cancelled_turn_may_be_said_later(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        won = await log.cancel(live.turn, CALLER)
+        with pytest.raises(Cancelled):
+            await log.control(live.front, played=2400)
+        assert await log.cancel(live.turn, CALLER, played_samples=2400) == won
+        assert await log.cancel(live.turn, CALLER, played_samples=1200) == won
+        state = await log.state(live.turn, CALLER)
+        assert (state.phase, state.played) == (Phase.CANCELLED, 2400)
+
+
+async def test_a_front_that_a_failover_forgot_goes_on_telling_a_completed_turn(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        await log.finish(await run_turn(log, live.turn), STOPPED)
+        kept = await snapshot(log, live.turn)
+        second = await log.resume(live.turn, CALLER)
+        await roll_back(log, kept)
+        await Appender(second, Stream.DELIVERY).append(chunk(0))
+        assert second.epoch == 3
+        with pytest.raises(Superseded):
+            await log.control(live.front, played=1)
 
 
 async def test_a_turn_is_not_completed_before_it_runs(server):

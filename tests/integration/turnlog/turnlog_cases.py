@@ -162,3 +162,9 @@ async def roll_back(log: TurnLog, kept: dict[str, Any]) -> None:
         await log.link.command("DEL", key)
         if value is not None:
             await log.link.command("RESTORE", key, 0, value)
+
+
+async def subscribed(log: TurnLog, channel: str) -> None:
+    """Returns once the server has the subscription."""
+    while not (await log.link.command("PUBSUB", "NUMSUB", channel))[1]:
+        await asyncio.sleep(0.005)

@@ -19,6 +19,7 @@ from aqaa.client.delivery import Position
 from aqaa.client.events import (
     AnswerAudio,
     AnswerText,
+    Codes,
     EndReason,
     Event,
     Manifest,
@@ -26,10 +27,12 @@ from aqaa.client.events import (
     Segment,
     SegmentStarted,
     Session,
+    TextIds,
     Transcript,
     TurnOpened,
     TurnPhase,
     TurnSummary,
+    TurnTokens,
     as_float,
 )
 from aqaa.client.playback import Player
@@ -44,6 +47,7 @@ __all__ = [
     "AnswerText",
     "AsyncClient",
     "Client",
+    "Codes",
     "Conversation",
     "EndReason",
     "Event",
@@ -60,6 +64,7 @@ __all__ = [
     "SyncAnswerStream",
     "SyncConversation",
     "SyncTurn",
+    "TextIds",
     "Timing",
     "Transcript",
     "Turn",
@@ -67,5 +72,6 @@ __all__ = [
     "TurnOptions",
     "TurnPhase",
     "TurnSummary",
+    "TurnTokens",
     "as_float",
 ]

@@ -12,8 +12,8 @@ from aqaa.v1 import orchestrator_pb2, tokens_pb2
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]
 
-FULL_SCALE: Final = 32767
-"""Of 16-bit PCM on the wire: what ±1.0 is."""
+FULL_SCALE: Final = 32768
+"""Of 16-bit PCM on the wire: what -1.0 is, as in files."""
 
 
 class EndReason(StrEnum):
@@ -106,14 +106,43 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Whole groups of 120 ms, each two ``linguistic`` and three ``semantic`` codes, both counted from 0."""
+
+    linguistic: tuple[int, ...]
+    semantic: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TextIds:
+    """Text tokens that follow one another."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """The question as the tokenizer heard it, and the answer's text and sound in the order of writing.
+
+    ``written``: tokens of the whole answer, markers included; 0 for one that was cut off.
+    """
+
+    question: Codes
+    answer: tuple[TextIds | Codes, ...]
+    written: int
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What the turn had, to the last sample; its last event. ``crc32c`` is of all its PCM."""
+    """What the turn had, to the last sample; its last event. ``crc32c`` is of all its PCM; ``tokens`` come if
+    ``TurnOptions.with_tokens`` asks for them."""
 
     reason: EndReason
     chunks: int
     samples: int
     crc32c: int
     segments: tuple[Segment, ...]
+    tokens: TurnTokens | None = None
 
     @property
     def text(self) -> str:
@@ -184,7 +213,26 @@ def manifest_of(message: orchestrator_pb2.TurnManifest) -> Manifest:
             Segment(part.segment, part.style, part.text, part.groups, part.first_sample, part.samples)
             for part in message.segments
         ),
+        tokens=_tokens_of(message.tokens) if message.HasField("tokens") else None,
     )
+
+
+def _tokens_of(message: orchestrator_pb2.TurnTokens) -> TurnTokens:
+    answer: list[TextIds | Codes] = []
+    written = 0
+    for piece in message.answer:
+        match piece.WhichOneof("piece"):
+            case "text":
+                answer.append(TextIds(tuple(piece.text.token_ids)))
+            case "groups":
+                answer.append(_codes_of(piece.groups))
+            case "end":
+                written = piece.end.tokens
+    return TurnTokens(_codes_of(message.question), tuple(answer), written)
+
+
+def _codes_of(groups: tokens_pb2.AudioGroups) -> Codes:
+    return Codes(tuple(groups.linguistic), tuple(groups.semantic))
 
 
 def session_of(message: orchestrator_pb2.GetSessionResponse) -> Session:

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aqaa.audio.pcm import to_s16le
 from aqaa.client.events import FULL_SCALE
 from aqaa.errors import InvalidAudio
 from aqaa.v1 import audio_pb2, orchestrator_pb2, tokens_pb2
@@ -43,12 +44,13 @@ class TurnOptions:
     """How a turn is to be answered; None leaves it to the server and its bundle.
 
     Temperatures from 0 (takes the likeliest) to 2; ``audio_top_p`` above 0 and at most 1. The same question
-    with the same ``seed`` has the same answer.
+    with the same ``seed`` has the same answer. ``with_tokens``: the manifest holds the turn's tokens.
     """
 
     seed: int | None = None
     start_mode: StartMode = StartMode.SPEECH
     omit_transcript: bool = False
+    with_tokens: bool = False
     text_temperature: float | None = None
     linguistic_temperature: float | None = None
     semantic_temperature: float | None = None
@@ -66,6 +68,7 @@ class TurnOptions:
                 audio_top_p=self.audio_top_p,
             ),
             omit_transcript=self.omit_transcript,
+            with_tokens=self.with_tokens,
         )
 
 
@@ -132,7 +135,7 @@ class PcmFormat:
                 array = array.astype(np.float32) / np.float32(FULL_SCALE)
             return np.ascontiguousarray(array, "<f4").tobytes()
         if array.dtype.kind == "f":
-            array = np.rint(np.clip(array, -1, 1) * FULL_SCALE)
+            return to_s16le(array.ravel())
         return np.ascontiguousarray(array, "<i2").tobytes()
 
 

@@ -26,7 +26,7 @@ class _AudioEncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AudioEn
     AUDIO_ENCODING_UNSPECIFIED: _AudioEncoding.ValueType  # 0
     """Refused: say which."""
     AUDIO_ENCODING_PCM_S16LE: _AudioEncoding.ValueType  # 1
-    """Signed 16 bit, little-endian; full scale is 32767."""
+    """Signed 16 bit, little-endian; -32768 is -1.0, as in WAV files."""
     AUDIO_ENCODING_PCM_F32LE: _AudioEncoding.ValueType  # 2
     """IEEE 754 single precision, little-endian; full scale is 1.0. NaN and infinity are refused."""
 
@@ -36,7 +36,7 @@ class AudioEncoding(_AudioEncoding, metaclass=_AudioEncodingEnumTypeWrapper):
 AUDIO_ENCODING_UNSPECIFIED: AudioEncoding.ValueType  # 0
 """Refused: say which."""
 AUDIO_ENCODING_PCM_S16LE: AudioEncoding.ValueType  # 1
-"""Signed 16 bit, little-endian; full scale is 32767."""
+"""Signed 16 bit, little-endian; -32768 is -1.0, as in WAV files."""
 AUDIO_ENCODING_PCM_F32LE: AudioEncoding.ValueType  # 2
 """IEEE 754 single precision, little-endian; full scale is 1.0. NaN and infinity are refused."""
 Global___AudioEncoding: _TypeAlias = AudioEncoding  # noqa: Y015

@@ -59,6 +59,7 @@ class TurnOptions(_message.Message):
     START_MODE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     OMIT_TRANSCRIPT_FIELD_NUMBER: _builtins.int
+    WITH_TOKENS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Keys everything random in the turn: the same question with the same seed has the same answer. Absent: drawn
     by the server and told in TurnOpened.
@@ -67,6 +68,8 @@ class TurnOptions(_message.Message):
     """How the answer may begin."""
     omit_transcript: _builtins.bool
     """Leave out what was asked, as text."""
+    with_tokens: _builtins.bool
+    """Send the turn's tokens with its manifest: for who looks into turns, not for who listens."""
     @_builtins.property
     def sampling(self) -> _tokens_pb2.Sampling:
         """Deviations from the bundle's sampling."""
@@ -78,10 +81,11 @@ class TurnOptions(_message.Message):
         start_mode: _tokens_pb2.StartMode.ValueType = ...,
         sampling: _tokens_pb2.Sampling | None = ...,
         omit_transcript: _builtins.bool = ...,
+        with_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "omit_transcript", b"omit_transcript", "sampling", b"sampling", "seed", b"seed", "start_mode", b"start_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "omit_transcript", b"omit_transcript", "sampling", b"sampling", "seed", b"seed", "start_mode", b"start_mode", "with_tokens", b"with_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -570,6 +574,7 @@ class TurnManifest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     TURN_CRC32C_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     reason: _tokens_pb2.EndReason.ValueType
     """Why it ended."""
     chunks: _builtins.int
@@ -582,6 +587,10 @@ class TurnManifest(_message.Message):
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentSummary]:
         """Its segments, in order. A written answer has one, without groups."""
 
+    @_builtins.property
+    def tokens(self) -> Global___TurnTokens:
+        """Its tokens, if TurnOptions.with_tokens asked for them."""
+
     def __init__(
         self,
         *,
@@ -590,14 +599,47 @@ class TurnManifest(_message.Message):
         samples: _builtins.int = ...,
         turn_crc32c: _builtins.int = ...,
         segments: _abc.Iterable[Global___SegmentSummary] | None = ...,
+        tokens: Global___TurnTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "reason", b"reason", "samples", b"samples", "segments", b"segments", "turn_crc32c", b"turn_crc32c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "reason", b"reason", "samples", b"samples", "segments", b"segments", "tokens", b"tokens", "turn_crc32c", b"turn_crc32c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnManifest: _TypeAlias = TurnManifest  # noqa: Y015
+
+@_typing.final
+class TurnTokens(_message.Message):
+    """What a turn was made of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def question(self) -> _tokens_pb2.AudioGroups:
+        """The question as the tokenizer heard it."""
+
+    @_builtins.property
+    def answer(self) -> _containers.RepeatedCompositeFieldContainer[_tokens_pb2.AnswerPiece]:
+        """The answer, every token in the order in which it was written; of a turn that was cut off what there is. Text
+        that was written quickly may stand in one run.
+        """
+
+    def __init__(
+        self,
+        *,
+        question: _tokens_pb2.AudioGroups | None = ...,
+        answer: _abc.Iterable[_tokens_pb2.AnswerPiece] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["question", b"question"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnTokens: _TypeAlias = TurnTokens  # noqa: Y015
 
 @_typing.final
 class SegmentSummary(_message.Message):

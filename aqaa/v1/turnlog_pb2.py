@@ -27,7 +27,7 @@ from aqaa.v1 import orchestrator_pb2 as aqaa_dot_v1_dot_orchestrator__pb2
 from aqaa.v1 import tokens_pb2 as aqaa_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61qaa/v1/turnlog.proto\x12\x07\x61qaa.v1\x1a\x14\x61qaa/v1/errors.proto\x1a\x1a\x61qaa/v1/orchestrator.proto\x1a\x14\x61qaa/v1/tokens.proto\"\xd3\x02\n\x08TurnSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x15\n\rbundle_digest\x18\x04 \x01(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x1b\n\x04task\x18\x06 \x01(\x0e\x32\r.aqaa.v1.Task\x12&\n\nstart_mode\x18\x07 \x01(\x0e\x32\x12.aqaa.v1.StartMode\x12#\n\x08sampling\x18\x08 \x01(\x0b\x32\x11.aqaa.v1.Sampling\x12\x12\n\ntranscript\x18\t \x01(\x08\x12\x14\n\x0c\x63hunk_groups\x18\n \x03(\r\x12\x16\n\x0ehistory_digest\x18\x0b \x01(\x0c\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x0c \x01(\x04\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x12\n\nrequest_id\x18\x0e \x01(\t\"-\n\x07History\x12\"\n\x08messages\x18\x01 \x03(\x0b\x32\x10.aqaa.v1.Message\"\x84\x01\n\x0bQueryRecord\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x11.aqaa.v1.TurnSpecH\x00\x12&\n\x06groups\x18\x02 \x01(\x0b\x32\x14.aqaa.v1.AudioGroupsH\x00\x12 \n\x03\x65nd\x18\x03 \x01(\x0b\x32\x11.aqaa.v1.QueryEndH\x00\x42\x08\n\x06record\"\x1a\n\x08QueryEnd\x12\x0e\n\x06groups\x18\x01 \x01(\x04\"j\n\x0c\x41nswerRecord\x12%\n\x05piece\x18\x01 \x01(\x0b\x32\x14.aqaa.v1.AnswerPieceH\x00\x12)\n\ntranscript\x18\x02 \x01(\x0b\x32\x13.aqaa.v1.TranscriptH\x00\x42\x08\n\x06record\"\xbb\x01\n\x0e\x44\x65liveryRecord\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_group\x18\x02 \x01(\x04\x12\x0e\n\x06groups\x18\x03 \x01(\r\x12\x14\n\x0c\x66irst_sample\x18\x04 \x01(\x04\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\x07\x12\x13\n\x0bturn_crc32c\x18\x07 \x01(\x07\x12\x0f\n\x07restart\x18\x08 \x01(\x0c\x12\x16\n\x0esegment_sample\x18\t \x01(\x04\"\x92\x01\n\rTerminalState\x12\"\n\x06reason\x18\x01 \x01(\x0e\x32\x12.aqaa.v1.EndReason\x12#\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x14.aqaa.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\'\n\x08manifest\x18\x04 \x01(\x0b\x32\x15.aqaa.v1.TurnManifestb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61qaa/v1/turnlog.proto\x12\x07\x61qaa.v1\x1a\x14\x61qaa/v1/errors.proto\x1a\x1a\x61qaa/v1/orchestrator.proto\x1a\x14\x61qaa/v1/tokens.proto\"\xe8\x02\n\x08TurnSpec\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x15\n\rbundle_digest\x18\x04 \x01(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x1b\n\x04task\x18\x06 \x01(\x0e\x32\r.aqaa.v1.Task\x12&\n\nstart_mode\x18\x07 \x01(\x0e\x32\x12.aqaa.v1.StartMode\x12#\n\x08sampling\x18\x08 \x01(\x0b\x32\x11.aqaa.v1.Sampling\x12\x12\n\ntranscript\x18\t \x01(\x08\x12\x14\n\x0c\x63hunk_groups\x18\n \x03(\r\x12\x16\n\x0ehistory_digest\x18\x0b \x01(\x0c\x12\x18\n\x10\x64\x65\x61\x64line_unix_ms\x18\x0c \x01(\x04\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x13\n\x0bwith_tokens\x18\x0f \x01(\x08\"-\n\x07History\x12\"\n\x08messages\x18\x01 \x03(\x0b\x32\x10.aqaa.v1.Message\"\x84\x01\n\x0bQueryRecord\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x11.aqaa.v1.TurnSpecH\x00\x12&\n\x06groups\x18\x02 \x01(\x0b\x32\x14.aqaa.v1.AudioGroupsH\x00\x12 \n\x03\x65nd\x18\x03 \x01(\x0b\x32\x11.aqaa.v1.QueryEndH\x00\x42\x08\n\x06record\"\x1a\n\x08QueryEnd\x12\x0e\n\x06groups\x18\x01 \x01(\x04\"j\n\x0c\x41nswerRecord\x12%\n\x05piece\x18\x01 \x01(\x0b\x32\x14.aqaa.v1.AnswerPieceH\x00\x12)\n\ntranscript\x18\x02 \x01(\x0b\x32\x13.aqaa.v1.TranscriptH\x00\x42\x08\n\x06record\"\xbb\x01\n\x0e\x44\x65liveryRecord\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_group\x18\x02 \x01(\x04\x12\x0e\n\x06groups\x18\x03 \x01(\r\x12\x14\n\x0c\x66irst_sample\x18\x04 \x01(\x04\x12\x0f\n\x07samples\x18\x05 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x06 \x01(\x07\x12\x13\n\x0bturn_crc32c\x18\x07 \x01(\x07\x12\x0f\n\x07restart\x18\x08 \x01(\x0c\x12\x16\n\x0esegment_sample\x18\t \x01(\x04\"\x92\x01\n\rTerminalState\x12\"\n\x06reason\x18\x01 \x01(\x0e\x32\x12.aqaa.v1.EndReason\x12#\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x14.aqaa.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\'\n\x08manifest\x18\x04 \x01(\x0b\x32\x15.aqaa.v1.TurnManifestb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +35,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'aqaa.v1.turnlog_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TURNSPEC']._serialized_start=107
-  _globals['_TURNSPEC']._serialized_end=446
-  _globals['_HISTORY']._serialized_start=448
-  _globals['_HISTORY']._serialized_end=493
-  _globals['_QUERYRECORD']._serialized_start=496
-  _globals['_QUERYRECORD']._serialized_end=628
-  _globals['_QUERYEND']._serialized_start=630
-  _globals['_QUERYEND']._serialized_end=656
-  _globals['_ANSWERRECORD']._serialized_start=658
-  _globals['_ANSWERRECORD']._serialized_end=764
-  _globals['_DELIVERYRECORD']._serialized_start=767
-  _globals['_DELIVERYRECORD']._serialized_end=954
-  _globals['_TERMINALSTATE']._serialized_start=957
-  _globals['_TERMINALSTATE']._serialized_end=1103
+  _globals['_TURNSPEC']._serialized_end=467
+  _globals['_HISTORY']._serialized_start=469
+  _globals['_HISTORY']._serialized_end=514
+  _globals['_QUERYRECORD']._serialized_start=517
+  _globals['_QUERYRECORD']._serialized_end=649
+  _globals['_QUERYEND']._serialized_start=651
+  _globals['_QUERYEND']._serialized_end=677
+  _globals['_ANSWERRECORD']._serialized_start=679
+  _globals['_ANSWERRECORD']._serialized_end=785
+  _globals['_DELIVERYRECORD']._serialized_start=788
+  _globals['_DELIVERYRECORD']._serialized_end=975
+  _globals['_TERMINALSTATE']._serialized_start=978
+  _globals['_TERMINALSTATE']._serialized_end=1124
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,7 @@ class TurnSpec(_message.Message):
     DEADLINE_UNIX_MS_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WITH_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session, 26 characters."""
     turn_id: _builtins.str
@@ -69,6 +70,8 @@ class TurnSpec(_message.Message):
     """W3C trace context of the call that opened the turn."""
     request_id: _builtins.str
     """The caller's name for the request, or empty."""
+    with_tokens: _builtins.bool
+    """Tell the tokens with the manifest."""
     @_builtins.property
     def sampling(self) -> _tokens_pb2.Sampling:
         """Deviations from the bundle's sampling."""
@@ -96,10 +99,11 @@ class TurnSpec(_message.Message):
         deadline_unix_ms: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        with_tokens: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "caller", b"caller", "chunk_groups", b"chunk_groups", "deadline_unix_ms", b"deadline_unix_ms", "history_digest", b"history_digest", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "start_mode", b"start_mode", "task", b"task", "traceparent", b"traceparent", "transcript", b"transcript", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "caller", b"caller", "chunk_groups", b"chunk_groups", "deadline_unix_ms", b"deadline_unix_ms", "history_digest", b"history_digest", "request_id", b"request_id", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "start_mode", b"start_mode", "task", b"task", "traceparent", b"traceparent", "transcript", b"transcript", "turn_id", b"turn_id", "with_tokens", b"with_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

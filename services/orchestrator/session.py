@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from aqaa.errors import AqaaError, NotFound
 from aqaa.turnlog import Phase, Session, SpokenSegment, Stream, TurnLog, TurnRef, TurnState, heard, read_all
-from aqaa.v1.orchestrator_pb2 import TurnPhase, TurnSummary
+from aqaa.v1.orchestrator_pb2 import TurnManifest, TurnPhase, TurnSummary
 from aqaa.v1.tokens_pb2 import EndReason
-from aqaa.v1.turnlog_pb2 import DeliveryRecord, History
+from aqaa.v1.turnlog_pb2 import AnswerRecord, DeliveryRecord, History, TurnSpec
 from services.orchestrator.answer import Answer
 from services.orchestrator.sound import Sound, delivered
 
@@ -124,6 +124,20 @@ async def answer_from_log(log: TurnLog, turn: TurnRef) -> Answer:
     """Raises LogDiverged."""
     entries = await read_all(log.link, turn, Stream.ANSWER)
     return Answer(entry.record(Stream.ANSWER) for entry in entries)
+
+
+async def add_tokens(manifest: TurnManifest, log: TurnLog, turn: TurnRef, spec: TurnSpec) -> None:
+    """Puts the turn's tokens into its manifest, if its caller wants them. Raises LogDiverged."""
+    if not spec.with_tokens:
+        return
+    for entry in await read_all(log.link, turn, Stream.QUERY):
+        groups = entry.record(Stream.QUERY).groups
+        manifest.tokens.question.linguistic.extend(groups.linguistic)
+        manifest.tokens.question.semantic.extend(groups.semantic)
+    for entry in await read_all(log.link, turn, Stream.ANSWER):
+        record: AnswerRecord = entry.record(Stream.ANSWER)
+        if record.HasField("piece"):
+            manifest.tokens.answer.append(record.piece)
 
 
 async def deliveries(log: TurnLog, turn: TurnRef) -> dict[int, DeliveryRecord]:

@@ -46,7 +46,7 @@ from services.orchestrator.front.question import Question
 from services.orchestrator.front.replay import replay
 from services.orchestrator.front.telling import Send, Telling
 from services.orchestrator.front.turn import Desk, FrontTurn
-from services.orchestrator.session import Book, answer_from_log, deliveries
+from services.orchestrator.session import Book, add_tokens, answer_from_log, deliveries
 from services.orchestrator.shared import Shared
 from services.orchestrator.sound import Sound, delivered
 from services.orchestrator.stages import Facts
@@ -144,6 +144,7 @@ class Front:
             start_mode=options.start_mode or StartMode.START_MODE_SPEECH,
             sampling=options.sampling,
             transcript=not options.omit_transcript,
+            with_tokens=options.with_tokens,
             history_digest=history_digest(history),
             deadline_unix_ms=deadline,
             traceparent=traceparent_of() or "",
@@ -257,6 +258,7 @@ class Front:
         answer = await answer_from_log(self.shared.log, turn)
         sound = delivered(self.shared.stages.facts.sample_rate_hz, await deliveries(self.shared.log, turn))
         manifest = sound.manifest(answer, EndReason.END_REASON_CANCELLED)
+        await add_tokens(manifest, self.shared.log, turn, spec)
         await send(TurnEvent(turn_id=turn.turn_id, manifest=manifest))
 
     def _opening(self, spec: TurnSpec) -> TurnOpened:

@@ -10,7 +10,7 @@ from aqaa.v1.turnlog_pb2 import AnswerRecord, DeliveryRecord, TurnSpec
 from services.orchestrator.answer import Answer
 from services.orchestrator.front.speaking import Speaking
 from services.orchestrator.front.telling import Send
-from services.orchestrator.session import deliveries
+from services.orchestrator.session import add_tokens, deliveries
 from services.orchestrator.shared import Shared
 from services.orchestrator.sound import Sound
 
@@ -49,4 +49,6 @@ async def replay(
     if answer.spoken and (records or not cancelled):
         with suppress(_Enough):
             await Speaking(shared, spec, answer, sound, deliver).run()
-    await send(TurnEvent(turn_id=id_, manifest=sound.manifest(answer, reason)))
+    manifest = sound.manifest(answer, reason)
+    await add_tokens(manifest, shared.log, turn, spec)
+    await send(TurnEvent(turn_id=id_, manifest=manifest))

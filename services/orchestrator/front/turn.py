@@ -16,7 +16,7 @@ from aqaa.v1.turnlog_pb2 import TurnSpec
 from services.orchestrator.failures import error_of, terminal_of
 from services.orchestrator.front.question import Question
 from services.orchestrator.front.telling import Send, Telling, is_resumable
-from services.orchestrator.session import Book
+from services.orchestrator.session import Book, add_tokens
 from services.orchestrator.shared import Shared
 from services.orchestrator.tasks import beside
 
@@ -87,6 +87,7 @@ class FrontTurn:
                     reason = await self._told(send)
                 await self._remember(all_heard=True)
                 manifest = self.telling.sound.manifest(self.telling.answer, reason)
+                await add_tokens(manifest, shared.log, self.turn, spec)
                 self.over = True
                 await send(TurnEvent(turn_id=spec.turn_id, manifest=manifest))
                 self._count(EndReason.Name(reason).removeprefix("END_REASON_"))

@@ -5,9 +5,20 @@ import numpy as np
 import pytest
 
 from aqaa.client.delivery import Delivery, Position
-from aqaa.client.events import AnswerAudio, AnswerText, EndReason, Manifest, SegmentStarted, TurnOpened
+from aqaa.client.events import (
+    AnswerAudio,
+    AnswerText,
+    Codes,
+    EndReason,
+    Manifest,
+    SegmentStarted,
+    TextIds,
+    TurnOpened,
+    TurnTokens,
+    manifest_of,
+)
 from aqaa.errors import DeliveryBroken
-from aqaa.v1 import tokens_pb2
+from aqaa.v1 import orchestrator_pb2, tokens_pb2
 from aqaa.v1.audio_pb2 import AnswerAudio as AudioMessage
 from aqaa.v1.orchestrator_pb2 import AnswerText as TextMessage
 from aqaa.v1.orchestrator_pb2 import QuestionCommitted, SegmentSummary, TurnEvent, TurnManifest
@@ -172,3 +183,19 @@ def test_a_turn_that_was_lost_before_it_began_may_be_another_one():
 def test_events_of_a_newer_service_are_passed_over():
     delivery = taken(opened())
     assert delivery.take(TurnEvent(turn_id=TURN)) is None
+
+
+def test_tokens_come_with_the_manifest_in_the_order_of_writing():
+    groups = tokens_pb2.AudioGroups(linguistic=[1, 2], semantic=[3, 4, 5])
+    answer = [
+        tokens_pb2.AnswerPiece(segment_start=tokens_pb2.SegmentStart()),
+        tokens_pb2.AnswerPiece(text=tokens_pb2.TextRun(text="so", token_ids=[9, 8])),
+        tokens_pb2.AnswerPiece(groups=groups),
+        tokens_pb2.AnswerPiece(segment_end=tokens_pb2.SegmentEnd(groups=1)),
+        tokens_pb2.AnswerPiece(end=tokens_pb2.AnswerEnd(tokens=10, text_tokens=2, groups=1)),
+    ]
+    told = orchestrator_pb2.TurnTokens(question=groups, answer=answer)
+    manifest = manifest_of(orchestrator_pb2.TurnManifest(tokens=told))
+    codes = Codes((1, 2), (3, 4, 5))
+    assert manifest.tokens == TurnTokens(codes, (TextIds((9, 8)), codes), 10)
+    assert manifest_of(orchestrator_pb2.TurnManifest()).tokens is None

@@ -31,7 +31,7 @@ APART: Final = ("/grpc.health.", "/grpc.reflection.")
 """Calls about the server itself: they are served while it drains, never waited for, and leave no line."""
 
 POLLED: Final = frozenset({"/aqaa.v1.BackboneService/GetCapacity"})
-"""Asked several times a second by everyone who may need it: lines about these are at debug, but for failures."""
+"""Asked several times a second by everyone who may need it: their lines are for debugging, failures apart."""
 
 _UNARY_UNARY: Final[Any] = grpc.unary_unary_rpc_method_handler
 _UNARY_STREAM: Final[Any] = grpc.unary_stream_rpc_method_handler

@@ -6,6 +6,9 @@ from aqaa.turnlog.link import Call, Link
 from aqaa.turnlog.names import LIVE, SLOTS, TurnRef
 from aqaa.turnlog.settings import ms
 
+_ANY = 2**31
+"""More live turns than there will be."""
+
 
 class Capacity:
     """Slots of llm replicas, and leases of live turns. Both run out on their own when a process dies."""
@@ -42,9 +45,9 @@ class Capacity:
                 retry_after=retry_after,
             )
 
-    def renewal(self, turn: TurnRef) -> Call:
-        """The call that renews a lease, for a pipeline; one that has run out is taken again."""
-        return Call(scripts.ADMIT, [LIVE], [str(turn), 2**31, ms(self.link.settings.lease)])
+    def renewal(self, turn: TurnRef, *, again: bool = True) -> Call:
+        """The call that renews a lease, for a pipeline. again: take one that is not there any more."""
+        return Call(scripts.ADMIT, [LIVE], [str(turn), _ANY if again else 0, ms(self.link.settings.lease)])
 
     async def leave(self, turn: TurnRef) -> None:
         """Gives a lease back."""

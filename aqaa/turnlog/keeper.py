@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis.exceptions import ResponseError
 
 from aqaa.errors import AqaaError, Superseded, Unavailable
 from aqaa.turnlog.append import Appender
+from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.dispatch import Consumer, Dispatched
 from aqaa.turnlog.link import Link
 from aqaa.turnlog.names import Role, Stream
@@ -27,15 +29,16 @@ class Held:
 
 
 class Keeper:
-    """Renews leases every heartbeat: first under the fence in the turn's state, then the dispatch entry.
+    """Renews leases every heartbeat: in the turn's state under the fence, then its entry and its place.
 
-    A role that cannot be renewed is lost: ``tenure.lost`` is set, ``tenure.error`` says why. What a failover
-    has lost of a pen's stream is written again.
+    The entry is that of the dispatch stream, the place that among the live turns. A role that cannot be renewed is lost: ``tenure.lost`` is set, ``tenure.error`` says why. What a failover
+    has lost of a pen's stream is written again. A turn that nobody keeps counts as live for a lease more.
     """
 
     def __init__(self, link: Link, consumer: Consumer | None = None) -> None:
         self.link = link
         self.consumer = consumer
+        self._capacity = Capacity(link)
         self._held: dict[Tenure, Held] = {}
         self._beat = asyncio.Event()
 
@@ -69,8 +72,7 @@ class Keeper:
         held = [h for h in self.held if h.tenure.error is None]
         replies = await self.link.pipeline([h.tenure.renewal() for h in held])
         for one, reply in zip(held, replies, strict=True):
-            if isinstance(reply, ResponseError):
-                raise Unavailable(f"the turn log refuses to renew: {reply}", stage="turnlog") from reply
+            _check(reply)
             try:
                 if reply[0] == "OK":
                     for pen in one.pens:
@@ -81,7 +83,7 @@ class Keeper:
                 raise
             except AqaaError as error:
                 one.tenure.lose(error)
-        await self._claim([h for h in held if h.dispatched is not None])
+        await self._renew_rest([h for h in held if h.tenure in self._held])
         for one in self.held:
             if one.tenure.error is not None:
                 self.drop(one.tenure)
@@ -96,13 +98,27 @@ class Keeper:
                 await self.consumer.hand_over(one.dispatched)
         return held
 
-    async def _claim(self, held: list[Held]) -> None:
-        """Keeps the entries; one that is no longer ours has another runner, who will acquire."""
-        if self.consumer is None or not held:
-            return
-        calls = [self.consumer.claiming(h.dispatched) for h in held if h.dispatched is not None]
-        for one, reply in zip(held, await self.link.pipeline(calls), strict=True):
+    async def _renew_rest(self, held: list[Held]) -> None:
+        """Keeps live turns and entries; an entry that is no longer ours has another runner, who will acquire.
+
+        A front takes a turn's place and gives it back; a runner only keeps one that is there.
+        """
+        live = [h.tenure for h in held if h.tenure.error is None]
+        claimed = [(h.tenure, h.dispatched) for h in held if h.dispatched is not None]
+        calls = [self._capacity.renewal(t.turn, again=t.role is Role.FRONT) for t in live]
+        if self.consumer is not None:
+            calls += [self.consumer.claiming(dispatched) for _, dispatched in claimed]
+        replies = await self.link.pipeline(calls)
+        for (tenure, _), reply in zip(claimed, replies[len(live) :], strict=self.consumer is not None):
             if isinstance(reply, ResponseError) or reply[0] != "OK":
-                if one.tenure.error is None and one.tenure.role is Role.RUNNER:
-                    await one.tenure.release()
-                one.tenure.lose(Superseded(f"another runner has the entry of turn {one.tenure.turn.turn_id}"))
+                if tenure.error is None and tenure.role is Role.RUNNER:
+                    await tenure.release()
+                tenure.lose(Superseded(f"another runner has the entry of turn {tenure.turn.turn_id}"))
+        for reply in replies[: len(live)]:
+            _check(reply)
+
+
+def _check(reply: Any) -> None:
+    """Raises Unavailable for a renewal that the server refuses."""
+    if isinstance(reply, ResponseError):
+        raise Unavailable(f"the turn log refuses to renew: {reply}", stage="turnlog") from reply

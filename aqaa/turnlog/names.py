@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aqaa.errors import InvalidRequest
+from aqaa.errors import FieldFault, InvalidRequest
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID = re.compile(r"[a-z0-9]{26}")
@@ -51,7 +51,8 @@ def new_id(random_bytes: RandomBytes) -> str:
 def check_id(value: str, field: str) -> str:
     """``value`` if it can be an id. Raises InvalidRequest."""
     if not _ID.fullmatch(value):
-        raise InvalidRequest(f"{field} is {value[:40]!r}, expected 26 characters of a-z and 0-9")
+        fault = f"is {value[:40]!r}, expected 26 characters of a-z and 0-9"
+        raise InvalidRequest(faults=[FieldFault(field, fault)])
     return value
 
 

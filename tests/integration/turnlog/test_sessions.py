@@ -106,3 +106,50 @@ async def test_slots_and_leases_run_out_with_their_process(server):
         renewal = log.capacity.renewal(turn)
         await log.link.run(renewal.script, renewal.keys, renewal.args)
         assert await log.capacity.live() == 1
+
+
+async def test_a_turn_counts_as_live_as_long_as_someone_keeps_it(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        await log.capacity.publish("llm-0", 1, 1)
+        await log.capacity.admit(live.turn)
+        front, runner = log.keeper(), log.keeper()
+        held = runner.keep(await run_turn(log, live.turn))
+        front.keep(live.front)
+
+        async def place() -> bool:
+            """Half its lease is over; whether someone renews it."""
+            before = await log.link.now_ms() + 300_000
+            await log.link.command("ZADD", "aqaa:live", before, str(live.turn))
+            await front.beat()
+            await runner.beat()
+            return float(await log.link.command("ZSCORE", "aqaa:live", str(live.turn)) or 0) > before
+
+        assert await place()
+        front.drop(live.front)
+        assert await place()  # its front is gone, but a slot of the backbone still works for it
+        with pytest.raises(CapacityError):
+            await log.capacity.admit(log.new_turn("tenant"))
+        runner.drop(held.tenure)
+        assert not await place()
+        await log.link.command("ZADD", "aqaa:live", 1, str(live.turn))
+        assert await log.capacity.live() == 0
+        await log.capacity.admit(log.new_turn("tenant"))
+
+
+async def test_a_place_that_was_given_back_is_taken_again_by_a_front_only(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        front, runner = log.keeper(), log.keeper()
+        runner.keep(await run_turn(log, live.turn))
+        front.keep(live.front)
+        await runner.beat()
+        assert await log.capacity.live() == 0
+        await front.beat()  # the node of the live turns was replaced by one that knows none of them
+        assert await log.capacity.live() == 1
+        await log.cancel(live.turn, CALLER)
+        await log.capacity.leave(live.turn)
+        await front.beat()
+        await runner.beat()
+        assert await log.capacity.live() == 0
+        assert (front.held, runner.held) == ((), ())

@@ -28,6 +28,7 @@ from training.sequences import (
     Targets,
     answer_prefix,
     audio_prefix,
+    neighbours,
     pack,
     text_prefix,
 )
@@ -226,7 +227,7 @@ def collate(rows: list[Sequence]) -> dict[str, Tensor]:
 class Data:
     """Draws packed batches of one kind of work each, sequences of like length together."""
 
-    def __init__(self, folder: Path, config: BackboneTraining) -> None:
+    def __init__(self, folder: Path, config: BackboneTraining, centroids: Tensor) -> None:
         corpus, _ = corpus_at(str(folder))
         self.config = config
         self.language = Language(folder / "text.model")
@@ -235,7 +236,7 @@ class Data:
         self.answers = GroupTable(folder / "tokens" / "answers.npz")
         table = GroupTable(*sorted((folder / "tokens").glob("questions-*.npz")))
         self.item_of = table.items
-        self.questions = Questions(self.language, table)
+        self.questions = Questions(self.language, table, neighbours(centroids.numpy()))
         self.targets = Targets(self.language, corpus.row, self.answers)
         answer_groups = np.diff(self.answers.offsets)
         lengths = (
@@ -331,8 +332,8 @@ TUNING = {"turns": 0.80, "written": 0.08, "interleaved": 0.06, "speaking": 0.06}
 class BackboneTrainer:
     def __init__(self, folder: Path, config: BackboneTraining) -> None:
         self.folder, self.config = folder, config
-        self.data = Data(folder, config)
         centroids = torch.load(folder / "linguistic.pt", weights_only=True)["centroids"]
+        self.data = Data(folder, config, centroids)
         torch.manual_seed(config.pretraining.seed)
         self.model = CodedBackbone(self.data.language, config, centroids)
         self.loss = Loss(self.data.language, config)

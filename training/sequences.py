@@ -157,11 +157,23 @@ def pack(prefix: Ints, branches: list[Target]) -> Sequence:
     )
 
 
-class Questions:
-    """Prompts of spoken questions, with codes spoilt as an unseen voice would spoil them."""
+def neighbours(centroids: NDArray[np.float32], count: int = 64) -> Ints:
+    """(codes, count): the codes nearest to each code's centroid, nearest first, itself left out."""
+    squares = (centroids**2).sum(1)
+    distance = squares[:, None] - 2 * centroids @ centroids.T + squares
+    np.fill_diagonal(distance, -np.inf)
+    return distance.argsort(1)[:, 1 : count + 1]
 
-    def __init__(self, language: Language, table: GroupTable) -> None:
-        self.language, self.table = language, table
+
+class Questions:
+    """Prompts of spoken questions, with codes spoilt as an unseen voice would spoil them.
+
+    ``near``: the linguistic codes that lie near each one, nearest first. Of aligned renderings of one text by
+    two voices two linguistic codes in three differ, and their ranks are spread evenly over the octaves.
+    """
+
+    def __init__(self, language: Language, table: GroupTable, near: Ints) -> None:
+        self.language, self.table, self.near = language, table, near
         sounds = table.groups[:, 2:].astype(np.int64)
         self.semantic_pool = sounds.ravel()
         words = table.groups[:, :2].astype(np.int64)
@@ -169,7 +181,7 @@ class Questions:
 
     def prefix(self, row: int, rng: np.random.Generator, *, replace_all: float = 0.3) -> Ints:
         """The question of one tokenisation, its codes spoilt: with probability ``replace_all`` every semantic
-        code becomes a random one, else some do; and some linguistic ones."""
+        code becomes a random one, else some do; of the linguistic ones some become a near one, a few any."""
         groups = self.table[row].astype(np.int64)
         words, sounds = groups[:, :2], groups[:, 2:]
         if rng.random() < replace_all:
@@ -177,6 +189,9 @@ class Questions:
         else:
             hit = rng.random(sounds.shape) < rng.uniform(0.0, 0.25)
             sounds[hit] = rng.choice(self.semantic_pool, int(hit.sum()))
+        hit = rng.random(words.shape) < rng.uniform(0.0, 0.40)
+        rank = self.near.shape[1] ** rng.random(int(hit.sum()))
+        words[hit] = self.near[words[hit], rank.astype(np.int64) - 1]
         hit = rng.random(words.shape) < rng.uniform(0.0, 0.10)
         words[hit] = rng.choice(self.linguistic_pool, int(hit.sum()))
         return audio_prefix(self.language, self.language.audio_ids(groups).ravel().tolist())

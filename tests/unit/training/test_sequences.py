@@ -11,7 +11,16 @@ from aqaa.tokens.answer import parse
 from aqaa.tokens.classes import TokenClass
 from training.corpus import Corpus
 from training.domain import STYLES, Spoken
-from training.sequences import CAPS, Language, Questions, Targets, answer_prefix, pack, text_prefix
+from training.sequences import (
+    CAPS,
+    Language,
+    Questions,
+    Targets,
+    answer_prefix,
+    neighbours,
+    pack,
+    text_prefix,
+)
 from training.tokens import GroupTable
 
 
@@ -149,7 +158,8 @@ class TestPack:
 class TestQuestions:
     @pytest.fixture
     def questions(self, folder, language) -> Questions:
-        return Questions(language, GroupTable(folder / "tokens" / "questions-0.npz"))
+        around = (np.arange(1024)[:, None] + np.arange(1, 9)) % 1024  # near a code: the eight above it
+        return Questions(language, GroupTable(folder / "tokens" / "questions-0.npz"), around)
 
     def test_a_clean_prompt_is_the_engines(self, questions, language):
         rng = np.random.default_rng(0)
@@ -173,15 +183,22 @@ class TestQuestions:
 
     def test_about_a_third_lose_every_semantic_code(self, questions, language):
         rng, low = np.random.default_rng(2), language.layout.audio_base
-        kept, words = [], []
+        kept, words, near = [], [], []
         for row in range(200):
             ids = questions.prefix(row, rng)
             groups = ids[ids >= low].reshape(-1, 5)
             true = language.audio_ids(questions.table[row])
             kept.append((groups[:, 2:] == true[:, 2:]).mean())
-            words.append((groups[:, :2] == true[:, :2]).mean())
+            step = (groups[:, :2] - true[:, :2]) % 1024
+            words.append((step == 0).mean())
+            near.append(((step > 0) & (step <= 8)).mean())
         assert 0.2 < np.mean(np.array(kept) < 0.1) < 0.4
-        assert np.mean(words) > 0.9
+        assert 0.65 < np.mean(words) < 0.85
+        assert 0.14 < np.mean(near) < 0.26
+
+    def test_neighbours_are_ranked_by_distance(self):
+        line = np.array([[0.0], [1.0], [3.0], [3.5], [9.0]], np.float32)
+        assert neighbours(line, 3).tolist() == [[1, 2, 3], [0, 2, 3], [3, 1, 0], [2, 1, 0], [3, 2, 1]]
 
     def test_a_prompt_depends_on_its_generator_alone(self, questions):
         a, b = (questions.prefix(5, np.random.default_rng([52, 7])) for _ in range(2))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -11,7 +10,7 @@ from aqaa.errors import AqaaError, Superseded, Unavailable
 from aqaa.turnlog.append import Appender
 from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.dispatch import Consumer, Dispatched
-from aqaa.turnlog.link import Link
+from aqaa.turnlog.link import Link, granted
 from aqaa.turnlog.names import Role, Stream
 from aqaa.turnlog.tenure import Tenure
 
@@ -31,7 +30,9 @@ class Held:
 class Keeper:
     """Renews leases every heartbeat: in the turn's state under the fence, then its entry and its place.
 
-    The entry is that of the dispatch stream, the place that among the live turns. A role that cannot be renewed is lost: ``tenure.lost`` is set, ``tenure.error`` says why. What a failover
+    The entry is that of the dispatch stream, the place that among the live turns.
+
+    A role that cannot be renewed is lost: ``tenure.lost`` is set, ``tenure.error`` says why. What a failover
     has lost of a pen's stream is written again. A turn that nobody keeps counts as live for a lease more.
     """
 
@@ -72,7 +73,7 @@ class Keeper:
         held = [h for h in self.held if h.tenure.error is None]
         replies = await self.link.pipeline([h.tenure.renewal() for h in held])
         for one, reply in zip(held, replies, strict=True):
-            _check(reply)
+            granted(reply)
             try:
                 if reply[0] == "OK":
                     for pen in one.pens:
@@ -115,10 +116,4 @@ class Keeper:
                     await tenure.release()
                 tenure.lose(Superseded(f"another runner has the entry of turn {tenure.turn.turn_id}"))
         for reply in replies[: len(live)]:
-            _check(reply)
-
-
-def _check(reply: Any) -> None:
-    """Raises Unavailable for a renewal that the server refuses."""
-    if isinstance(reply, ResponseError):
-        raise Unavailable(f"the turn log refuses to renew: {reply}", stage="turnlog") from reply
+            granted(reply)

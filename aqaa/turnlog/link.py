@@ -220,6 +220,13 @@ async def heeding(awaited: Awaitable[T]) -> T:
     return found
 
 
+def granted(reply: Any) -> Any:
+    """A reply of a pipeline. Raises Unavailable for a call that the server refuses."""
+    if isinstance(reply, ResponseError):
+        raise Unavailable(f"the turn log refuses a call: {reply}", stage="turnlog") from reply
+    return reply
+
+
 def _login(url: str) -> dict[str, Any]:
     """What a URL says besides the address."""
     found: dict[str, Any] = {**parse_url(url)}

@@ -7,6 +7,7 @@ async with TurnLog(link) as log:
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.dispatch import Consumer, Dispatched, post
 from aqaa.turnlog.follow import Follower, Following, read_all
 from aqaa.turnlog.keeper import Keeper
-from aqaa.turnlog.link import Link
+from aqaa.turnlog.link import Call, Link, granted
 from aqaa.turnlog.names import RandomBytes, Role, SessionRef, Stream, TurnRef, new_id
 from aqaa.turnlog.records import Cursor, Entry, encode, history_digest
 from aqaa.turnlog.sessions import Sessions
@@ -208,16 +209,28 @@ class TurnLog:
         terminal: TerminalState,
         *,
         tenure: Tenure | None = None,
-        unleased: bool = False,
         played: int | None = None,
     ) -> list[Any]:
+        call = self._finishing(turn, terminal, tenure=tenure, played=played)
+        return await self.link.run(call.script, call.keys, call.args)
+
+    def _finishing(
+        self,
+        turn: TurnRef,
+        terminal: TerminalState,
+        *,
+        tenure: Tenure | None = None,
+        absent: Role | None = None,
+        after: float = 0.0,
+        played: int | None = None,
+    ) -> Call:
+        """absent: only if nobody has held this role for ``after`` seconds."""
         link = self.link
-        phase = Phase.ended(terminal.reason)
         who = (tenure.role, tenure.owner) if tenure is not None else ("", "")
-        known = "" if played is None else played
+        condition = (absent or "", round(after * 1000), "" if played is None else played)
         tail = (ms(link.settings.turn_ttl), link.publish, turn.channel(Role.FRONT), turn.channel(Role.RUNNER))
-        args = (phase, encode(terminal), *who, int(unleased), known, *tail)
-        return await link.run(scripts.FINISH, turn.keys, args)
+        args = (Phase.ended(terminal.reason), encode(terminal), *who, *condition, *tail)
+        return Call(scripts.FINISH, turn.keys, args)
 
     # -- runners --
 
@@ -263,11 +276,29 @@ class TurnLog:
             error=ErrorReason.ERROR_REASON_UNAVAILABLE,
             message=f"{dispatched.deliveries - 1} runners could not answer it",
         )
-        reply = await self._finish(dispatched.turn, terminal, unleased=True)
+        call = self._finishing(dispatched.turn, terminal, absent=Role.RUNNER)
+        reply = await self.link.run(call.script, call.keys, call.args)
         if reply[0] == "LEASED":
             return False
         await consumer.bury(dispatched, "GONE" if reply[0] == "GONE" else "MAX_DELIVERIES")
         return True
+
+    async def end_abandoned(self, turns: Sequence[TurnRef], *, after: float) -> list[TurnRef]:
+        """Cancels those of the turns whose front has been gone for ``after`` seconds beyond its lease; which.
+
+        For a runner to ask, once a lease or so, of the turns that it holds: nobody will read their answers.
+        Each gives its place among the live turns back; its runner sees the end as it sees any cancel. A turn
+        that a front holds, or that has ended, stays as it is.
+        """
+        message = f"its front has not come back within {after:g} s"
+        terminal = TerminalState(reason=EndReason.END_REASON_CANCELLED, message=message)
+        calls = [self._finishing(turn, terminal, absent=Role.FRONT, after=after) for turn in turns]
+        ended = []
+        for turn, reply in zip(turns, await self.link.pipeline(calls), strict=True):
+            if granted(reply)[0] == "OK" or (reply[0] == "ENDED" and reply[2] == encode(terminal)):
+                await self.capacity.leave(turn)
+                ended.append(turn)
+        return ended
 
     def session(self, tenant: str, session: str) -> SessionRef:
         """A caller's session id, checked. Raises InvalidRequest."""

@@ -8,7 +8,7 @@ if not phase then return { 'GONE' } end
 if not owns(state, role, ARGV[2]) then
   return { 'FENCED', phase, redis.call('HGET', state, role .. '_epoch') or '0' }
 end
-redis.call('HSET', state, role .. '_owner', '', role .. '_until', 0)
+redis.call('HSET', state, role .. '_owner', '', role .. '_until', now())
 wake(ARGV[3], ARGV[4], 'state')
 wake(ARGV[3], ARGV[5], 'state')
 return { 'OK' }

@@ -272,3 +272,44 @@ async def test_a_front_waits_for_a_runner_and_dispatches_again(server):
                 found = await consumer.take(1)
             assert isinstance(await runner.acquire_runner(consumer, found[0]), Tenure)
             assert (await waiting).phase is Phase.RUNNING
+
+
+async def test_a_turn_whose_front_never_comes_back_is_ended_by_its_runner(server):
+    async with turn_log(server.url) as front, turn_log(server.url, seed=1) as runner:
+        kept, left, told = [await open_turn(front) for _ in range(3)]
+        turns = [live.turn for live in (kept, left, told)]
+        tenures = [await run_turn(runner, turn) for turn in turns]
+        await runner.finish(tenures[2], STOPPED)
+        for turn in turns:
+            await front.capacity.publish("llm-0", 3, 3)
+            await front.capacity.admit(turn)
+        await expire(front, left.turn, Role.FRONT)
+        await expire(front, told.turn, Role.FRONT)
+        async with runner.following.follow(left.turn, Stream.QUERY) as query:
+            assert await runner.end_abandoned(turns, after=15.0) == [left.turn]
+            state = await query.seen(lambda state: state.phase.terminal, PATIENCE)
+        assert (state.phase, state.terminal.reason) == (Phase.CANCELLED, EndReason.END_REASON_CANCELLED)
+        assert state.terminal.message == "its front has not come back within 15 s"
+        with pytest.raises(Cancelled):
+            await Appender(tenures[1], Stream.ANSWER).append(text("unheard"))
+        assert await runner.capacity.live() == 2
+        # one that is completed may still be told to a caller who comes back
+        completed = await front.state(told.turn, CALLER)
+        assert (completed.phase, completed.cancel) == (Phase.COMPLETED, None)
+        assert (await front.state(kept.turn, CALLER)).phase is Phase.RUNNING
+        with pytest.raises(Superseded, match="has ended"):
+            await front.resume(left.turn, CALLER)
+
+
+async def test_a_front_that_has_handed_its_turn_over_has_just_gone(server):
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        keeper = log.keeper()
+        keeper.keep(live.front)
+        await keeper.hand_over()
+        assert await log.end_abandoned([live.turn], after=600.0) == []
+        taken = await log.resume(live.turn, CALLER)
+        assert await log.end_abandoned([live.turn], after=0.0) == []
+        await taken.release()
+        assert await log.end_abandoned([live.turn], after=0.0) == [live.turn]
+        assert await log.end_abandoned([], after=0.0) == []

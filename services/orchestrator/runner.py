@@ -145,8 +145,6 @@ class Runner:
                 await self._answer(dispatched, tenure)
                 await self._consumer.done(dispatched)
             except AqaaError as error:
-                if tenure.error is not None:
-                    shared.metrics[catalogue.LOG_LEASES_LOST].labels(role=Role.RUNNER).inc()
                 shared.journal.info("a turn was left", reason=error.reason)
                 await self._leave(dispatched, turn)
             except Exception as error:
@@ -170,7 +168,6 @@ class Runner:
         pen, entries = await log.pen(tenure, Stream.ANSWER)
         self._keeper.keep(tenure, dispatched, [pen])
         if tenure.epoch > 1:
-            shared.metrics[catalogue.LOG_TAKE_OVERS].labels(role=Role.RUNNER).inc()
             shared.journal.info("a turn was taken over", owner=tenure.owner, sequence=pen.cursor.seq)
         async with log.following.follow(turn, Stream.QUERY) as query:
             first = await query.next(log.link.settings.call_timeout)

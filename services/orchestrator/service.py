@@ -59,7 +59,7 @@ class Orchestrator:
         background = Background(journal)
         async with (
             await Link.connect(
-                settings.redis_url, log_settings(settings), cluster=settings.redis_cluster
+                settings.redis_url, log_settings(settings), cluster=settings.redis_cluster, metrics=metrics
             ) as link,
             TurnLog(link) as log,
             Stages(settings) as stages,

@@ -13,44 +13,75 @@ T = TypeVar("T")
 Work = Coroutine[Any, Any, None]
 
 
+# Not asyncio.TaskGroup: before Python 3.13 an error that reaches it while it waits for its tasks leaves the
+# task that runs it marked as being cancelled, for good.
+
+
 async def all_of(*work: Work) -> None:
     """Runs them together; returns when all are done. The first error ends the others and is raised itself."""
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
-    except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        error = _error(*tasks)
+    finally:
+        await ended(*tasks)
+    if error is not None:
+        raise error
 
 
 @asynccontextmanager
 async def beside(*work: Work) -> AsyncIterator[None]:
     """Runs them while the body runs and ends them with it. An error of theirs ends the body and is raised."""
+    body = asyncio.current_task()
+    assert body is not None
+    before, open_, interrupted = body.cancelling(), True, False
+
+    def done(task: "asyncio.Task[None]") -> None:
+        nonlocal interrupted
+        if open_ and not interrupted and _error(task) is not None:
+            interrupted = True
+            body.cancel()
+
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(done)
+    error: BaseException | None = None
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-            yield
-            for task in tasks:
-                task.cancel()
-    except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        yield
+    except asyncio.CancelledError:
+        if not interrupted or body.cancelling() > before + 1:  # somebody else's, too
+            raise
+    except BaseException as raised:
+        error = raised
+    finally:
+        open_ = False
+        if interrupted:
+            body.uncancel()
+        error = (_error(*tasks) if error is None or interrupted else None) or error
+        await ended(*tasks)
+    if error is not None:
+        raise error
 
 
 async def ended(*tasks: "asyncio.Task[Any]") -> None:
     """Cancels them, and returns when they have ended, whatever they raised."""
     for task in tasks:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()
+    cancelled: asyncio.CancelledError | None = None
+    while running := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:  # they have been told to end, and are waited for all the same
+            cancelled = error
+    _error(*tasks)
+    if cancelled is not None:
+        raise cancelled
 
 
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _error(*tasks: "asyncio.Task[Any]") -> BaseException | None:
+    """What the first of them that failed has raised; of all of them it counts as noticed."""
+    errors = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+    return next((error for error in errors if error is not None), None)
 
 
 @dataclass(frozen=True)

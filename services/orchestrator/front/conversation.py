@@ -18,7 +18,6 @@ from services.orchestrator import doors
 from services.orchestrator.failures import event_of
 from services.orchestrator.front.front import Asked, Front
 from services.orchestrator.front.question import Question
-from services.orchestrator.front.telling import is_resumable
 from services.orchestrator.front.turn import FrontTurn
 from services.orchestrator.tasks import Outbox, ended
 
@@ -201,6 +200,7 @@ class Conversation:
         task = asyncio.create_task(self._tell(turn, current), name=f"tell {turn.turn.turn_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: turn.leave())
 
     def _left(self) -> float | None:
         return None if self._ends is None else max(0.0, self._ends - self._shared.clock.now())
@@ -211,7 +211,7 @@ class Conversation:
         try:
             await turn.run(self._send, self._shared.stages.facts.sample_rate_hz)
         except AqaaError as error:
-            await self._fail(turn.turn.turn_id, error, resumable=turn.committed and is_resumable(error))
+            await self._fail(turn.turn.turn_id, error, resumable=turn.resumable)
         except Exception as error:
             where = traceback_of(error, messages=False)
             self._shared.journal.error("a turn has failed and nobody foresaw it", traceback=where)

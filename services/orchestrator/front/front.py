@@ -210,7 +210,6 @@ class Front:
         delivery, written = await shared.log.pen(tenure, Stream.DELIVERY)
         records = {entry.seq: entry.record(Stream.DELIVERY) for entry in written}
         sound = Sound.resumed(rate, records, *place)
-        shared.metrics[catalogue.LOG_TAKE_OVERS].labels(role=Role.FRONT).inc()
         self.desk.live[turn] = None
         return self._turn(
             turn, spec, tenure, sound, delivery, send,

@@ -232,13 +232,10 @@ class Telling:
         return max(self._shared.lookahead_groups, told)
 
     async def _steer(self, frontier: int | None, played: int | None) -> None:
-        # a control that comes behind the turn's end loses its tenure; sound may still have to be told
-        own = self._tenure
-        pilot = Tenure(own.link, own.turn, own.role, own.nonce, own.epoch)
         if played is not None:
             self._steered = max(self._steered or 0, played)
         try:
-            await self._shared.log.control(pilot, frontier=frontier, played=played)
+            await self._shared.log.control(self._tenure, frontier=frontier, played=played)
         except Superseded:
             return  # over, or another front's: ``watch`` sees which
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from aqaa.errors import AqaaError, Cancelled, CapacityError, Deadline, Superseded
+from aqaa.errors import AqaaError, Cancelled, CapacityError, Deadline, NotFound, Superseded
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import bind
 from aqaa.telemetry.tracing import SpanName
@@ -63,9 +63,12 @@ class FrontTurn:
         self._question = question
         self._query = query
         self._groups = groups
+        self._begun = False
         self.committed = question is None
         self.over = False
         """Its manifest, or its error, was sent."""
+        self.resumable = False
+        """Its call has failed, and another one may go on with it."""
 
     async def run(self, send: Send, sample_rate_hz: int) -> None:
         """Tells the turn from its first event to its manifest. Raises what it failed with.
@@ -73,6 +76,7 @@ class FrontTurn:
         A turn whose call breaks (this is cancelled) waits for its caller and is cancelled then.
         """
         spec, shared = self._spec, self._shared
+        self._begun = True
         bind(session_id=self.turn.session, turn_id=self.turn.turn_id)
         async with self._held():
             try:
@@ -97,8 +101,15 @@ class FrontTurn:
                 raise
             except Exception as error:
                 self.over = True
-                await self._failed(error)
+                # in a task of its own: a call that breaks just now must not break this off
+                await asyncio.shield(shared.background.once("end", self._failed(error)))
                 raise
+
+    def leave(self) -> None:
+        """The call is over. It may have ended before the turn was run at all."""
+        if not self._begun:
+            self._shared.log.following.leave(self._follower)
+            self._broken()
 
     async def _told(self, send: Send) -> "EndReason.ValueType":
         telling = self.telling
@@ -131,9 +142,7 @@ class FrontTurn:
                 seconds = self._shared.clock.now() - self.telling.asked_at
                 self._shared.metrics[catalogue.TURN_COMMIT_SECONDS].observe(seconds)
             with suppress(Superseded):  # behind the turn's end
-                own = self._tenure
-                pilot = Tenure(own.link, own.turn, own.role, own.nonce, own.epoch)
-                await self._shared.log.control(pilot, commit=self._groups)
+                await self._shared.log.control(self._tenure, commit=self._groups)
         seconds = self._shared.settings.dispatch_seconds
         try:
             await self._follower.seen(lambda state: state.phase is not Phase.OPEN, seconds)
@@ -167,11 +176,11 @@ class FrontTurn:
         shared = self._shared
         reason = error.reason if isinstance(error, AqaaError) else AqaaError.reason
         if isinstance(error, Superseded):
-            shared.metrics[catalogue.LOG_LEASES_LOST].labels(role=Role.FRONT).inc()
             self._drop()
             return
         mendable = self.committed or bool(self._spec.request_id)
-        if isinstance(error, AqaaError) and is_resumable(error) and mendable:
+        if isinstance(error, AqaaError) and is_resumable(error) and mendable and not await self._has_ended():
+            self.resumable = self.committed
             shared.background.once("linger", self._linger(self.telling.played))
             return
         self._count(reason)
@@ -188,14 +197,24 @@ class FrontTurn:
         with suppress(TimeoutError):
             async with asyncio.timeout(shared.settings.resume_seconds):
                 await tenure.lost.wait()
-        if tenure.error is not None and not isinstance(tenure.error, Cancelled):
-            self._drop()
+        if tenure.error is not None and not await self._has_ended():
+            self._drop()  # another front has it, or may take it
             return
         with suppress(AqaaError):
             _, terminal = await shared.log.cancel(self.turn, self.caller, played_samples=played)
             await self._desk.book.settle(self.turn, self.caller)
             self._count(EndReason.Name(terminal.reason).removeprefix("END_REASON_"))
         await self.give_back()
+
+    async def _has_ended(self) -> bool:
+        """Whether nobody can go on with the turn any more, as far as the log can say."""
+        try:
+            state = await self._shared.log.state(self.turn, self.caller)
+        except NotFound:
+            return True
+        except AqaaError:
+            return False
+        return state.phase in (Phase.CANCELLED, Phase.FAILED)
 
     async def give_back(self) -> None:
         """Holds the turn no more."""

@@ -47,24 +47,26 @@ RPC: Final[tuple[AnyMetric, ...]] = (
 
 LOG_APPENDS = Counter(
     "aqaa_log_appends_total",
-    "Appends to turns; outcome is OK, DUP, CONFLICT, GAP, GONE or FENCED.",
+    "Appends to turns as the log answered them: OK, DUP, CONFLICT, GAP, GONE or FENCED.",
     ("stream", "outcome"),
 )
 LOG_APPEND_SECONDS = Histogram("aqaa_log_append_seconds", "An append, until Redis has it.", ("stream",), HOP)
 LOG_WAKE_SECONDS = Histogram(
-    "aqaa_log_wake_seconds", "From an append until its reader has the entry.", ("stream",), HOP
+    "aqaa_log_wake_seconds", "From a wake-up until its reader has the entries.", ("stream",), HOP
 )
 LOG_SWEEPS = Counter(
     "aqaa_log_sweeps_total", "Entries that a sweep found because no wake-up came.", ("stream",)
 )
-LOG_TAKE_OVERS = Counter("aqaa_log_take_overs_total", "Turns taken over from an owner that died.", ("role",))
+LOG_TAKE_OVERS = Counter("aqaa_log_take_overs_total", "Turns taken over from another owner.", ("role",))
 LOG_LEASES_LOST = Counter("aqaa_log_leases_lost_total", "Turns lost to another owner.", ("role",))
-LOG_RECONNECTS = Counter("aqaa_log_reconnects_total", "Connections to Redis made again.")
+LOG_BREAKS = Counter(
+    "aqaa_log_breaks_total", "Calls and subscriptions that broke; each is tried again until its time is over."
+)
 LOG_DEAD = Counter("aqaa_log_dead_total", "Turns given up.", ("reason",))
 
 TURNLOG: Final[tuple[AnyMetric, ...]] = (
     LOG_APPENDS, LOG_APPEND_SECONDS, LOG_WAKE_SECONDS, LOG_SWEEPS, LOG_TAKE_OVERS, LOG_LEASES_LOST,
-    LOG_RECONNECTS, LOG_DEAD,
+    LOG_BREAKS, LOG_DEAD,
 )  # fmt: skip
 """Whoever opens the turn log."""
 

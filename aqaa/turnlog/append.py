@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
+from aqaa.telemetry import catalogue
 from aqaa.turnlog import scripts
 from aqaa.turnlog.link import Call, Link
 from aqaa.turnlog.names import READER, WRITER, Role, Stream, TurnRef
@@ -97,7 +98,10 @@ class Appender:
                 link, turn, self.stream, entry, before,
                 role=self.tenure.role, owner=self.tenure.owner, below=below,
             )  # fmt: skip
+            began = link.clock.now()
             reply = await link.run(call.script, call.keys, call.args)
+            link.metrics[catalogue.LOG_APPENDS].labels(self.stream, reply[0]).inc()
+            link.metrics[catalogue.LOG_APPEND_SECONDS].labels(self.stream).observe(link.clock.now() - began)
             match reply[0]:
                 case "OK" | "DUP":
                     return

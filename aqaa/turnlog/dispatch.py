@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from aqaa.telemetry import catalogue
 from aqaa.turnlog import scripts
 from aqaa.turnlog.link import Call, Link
 from aqaa.turnlog.names import DEAD, DISPATCH, RUNNERS, TurnRef
@@ -89,6 +90,7 @@ class Consumer:
         turn = dispatched.turn
         fields = ("tenant", turn.tenant, "session", turn.session, "turn", turn.turn_id, "reason", reason)
         count = ("deliveries", dispatched.deliveries)
+        self.link.metrics[catalogue.LOG_DEAD].labels(reason).inc()
         await self.link.command("XADD", DEAD, "MAXLEN", "~", _DEAD_KEPT, "*", *fields, *count)
         await self.done(dispatched)
 

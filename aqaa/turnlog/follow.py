@@ -13,6 +13,7 @@ from typing import Any, Self
 from redis.exceptions import ResponseError
 
 from aqaa.errors import AqaaError, Deadline, LogDiverged, LogLost, Unavailable
+from aqaa.telemetry import catalogue
 from aqaa.turnlog.append import appending
 from aqaa.turnlog.channels import Channels
 from aqaa.turnlog.link import Link
@@ -45,6 +46,8 @@ class Follower:
         self._error: AqaaError | None = None
         self._log_ends: int | None = None  # before the cursor, where a failover lost entries
         self.due = 0.0
+        self.woken: float | None = None  # when, by the clock, since it was last read
+        self.swept = False
         self.restoring = False
 
     @property
@@ -106,6 +109,12 @@ class Follower:
             raise Deadline(
                 f"turn {self.turn.turn_id}: nothing new on {self.stream} for {timeout:g} s", stage="turnlog"
             ) from None
+
+    def reason(self) -> tuple[float | None, bool]:
+        """Why it is read now: when it was woken, and whether a sweep looks. For ``Following``."""
+        why = self.woken, self.swept
+        self.woken, self.swept = None, False
+        return why
 
     def take(self, raw_state: dict[bytes, bytes], raw: list[Any]) -> bool:
         """What one reading found. True if there is more. For ``Following``."""
@@ -208,8 +217,12 @@ class Following:
         if not readers and self._readers.pop(channel, None) is not None:
             self._channels.drop(channel)
 
-    def _heard(self, channel: str, _message: bytes | None) -> None:
-        self._look_at(self._readers.get(channel, ()))
+    def _heard(self, channel: str, message: bytes | None) -> None:
+        readers = self._readers.get(channel, ())
+        for follower in readers:
+            if message is not None and follower.woken is None:
+                follower.woken = self.link.clock.now()
+        self._look_at(readers)
 
     def _look_at(self, followers: Iterable[Follower]) -> None:
         self._dirty.update(dict.fromkeys(followers))
@@ -226,7 +239,10 @@ class Following:
             await clock.sleep(sweep / _SLICES)
             now = clock.now()
             self._channels.settle()
-            self._look_at([f for readers in self._readers.values() for f in readers if f.due <= now])
+            due = [f for readers in self._readers.values() for f in readers if f.due <= now]
+            for follower in due:
+                follower.swept = True
+            self._look_at(due)
 
     async def _drain(self) -> None:
         while True:
@@ -234,6 +250,7 @@ class Following:
             self._woken.clear()
             batch = list(self._dirty)
             self._dirty.clear()
+            why = [follower.reason() for follower in batch]
             count = self.link.settings.read_count
             calls: list[tuple[Any, ...]] = []
             for follower in batch:
@@ -255,13 +272,25 @@ class Following:
                 if isinstance(state, Exception) or isinstance(entries, Exception):
                     self.failing = f"{state}; {entries}"
                     continue
+                before = follower.cursor.seq
                 if follower.take(state, entries):
                     self._look_at([follower])
+                self._count(follower.stream, follower.cursor.seq - before, *why[i])
                 if follower.lost and not follower.restoring:
                     follower.restoring = True
                     task = asyncio.create_task(self._restore(follower), name="turnlog-restore")
                     self._restoring.add(task)
                     task.add_done_callback(self._restoring.discard)
+
+    def _count(self, stream: Stream, entries: int, woken: float | None, swept: bool) -> None:
+        if not entries:
+            return
+        if woken is not None:
+            self.link.metrics[catalogue.LOG_WAKE_SECONDS].labels(stream).observe(
+                self.link.clock.now() - woken
+            )
+        elif swept:
+            self.link.metrics[catalogue.LOG_SWEEPS].labels(stream).inc(entries)
 
     async def _restore(self, follower: Follower) -> None:
         """Puts back what a failover lost and this reader has kept."""

@@ -1,12 +1,11 @@
 """Staying an owner: one heartbeat for every role that this process holds, in two round trips."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from redis.exceptions import ResponseError
 
-from aqaa.errors import AqaaError, Superseded, Unavailable
+from aqaa.errors import AqaaError, Unavailable
 from aqaa.turnlog.append import Appender
 from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.dispatch import Consumer, Dispatched
@@ -41,7 +40,6 @@ class Keeper:
         self.consumer = consumer
         self._capacity = Capacity(link)
         self._held: dict[Tenure, Held] = {}
-        self._beat = asyncio.Event()
 
     @property
     def held(self) -> tuple[Held, ...]:
@@ -111,9 +109,9 @@ class Keeper:
             calls += [self.consumer.claiming(dispatched) for _, dispatched in claimed]
         replies = await self.link.pipeline(calls)
         for (tenure, _), reply in zip(claimed, replies[len(live) :], strict=self.consumer is not None):
-            if isinstance(reply, ResponseError) or reply[0] != "OK":
-                if tenure.error is None and tenure.role is Role.RUNNER:
-                    await tenure.release()
-                tenure.lose(Superseded(f"another runner has the entry of turn {tenure.turn.turn_id}"))
+            kept = not isinstance(reply, ResponseError) and reply[0] == "OK"
+            if not kept and tenure.error is None:
+                tenure.replaced(f"another runner has the entry of turn {tenure.turn.turn_id}")
+                await tenure.release()
         for reply in replies[: len(live)]:
             granted(reply)

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from prometheus_client import CollectorRegistry
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
@@ -14,6 +15,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from aqaa.errors import Unavailable
+from aqaa.telemetry import catalogue
+from aqaa.telemetry.metrics import Metrics
 from aqaa.turnlog.clock import Clock, MonotonicClock
 from aqaa.turnlog.scripts import Script
 from aqaa.turnlog.settings import TurnLogSettings
@@ -64,8 +67,10 @@ class Link:
         settings: TurnLogSettings,
         clock: Clock,
         node_options: Mapping[str, Any] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.client = client
+        self.metrics = metrics or Metrics(CollectorRegistry(), catalogue.TURNLOG)
         self._node_options = dict(node_options or {})
         self.settings = settings
         self.clock = clock
@@ -82,9 +87,13 @@ class Link:
         *,
         cluster: bool = False,
         clock: Clock | None = None,
+        metrics: Metrics | None = None,
         **options: Any,
     ) -> Self:
-        """``options`` go to redis-py: TLS, passwords. Raises Unavailable if nobody answers there."""
+        """``metrics``: with the part ``catalogue.TURNLOG``; without, they are counted for nobody.
+
+        ``options`` go to redis-py: TLS, passwords. Raises Unavailable if nobody answers there.
+        """
         settings = settings or TurnLogSettings()
         common: dict[str, Any] = {
             "socket_timeout": settings.socket_timeout,
@@ -101,7 +110,7 @@ class Link:
                 url, max_connections=settings.connections, timeout=settings.call_timeout, **common
             )
             client = Redis.from_pool(pool)
-        link = cls(client, settings, clock or MonotonicClock(), {**_login(url), **common})
+        link = cls(client, settings, clock or MonotonicClock(), {**_login(url), **common}, metrics)
         try:
             await link.repeat("TIME", lambda: link._time())
         except BaseException:
@@ -169,6 +178,7 @@ class Link:
     def broke(self, error: BaseException) -> str:
         """Notes a lost connection."""
         self.breaks += 1
+        self.metrics[catalogue.LOG_BREAKS].inc()
         for told in self.on_break:
             told()
         return f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aqaa.errors import AqaaError, Cancelled, LogDiverged, LogLost, Superseded
+from aqaa.telemetry import catalogue
 from aqaa.turnlog import scripts
 from aqaa.turnlog.link import Call, Link
 from aqaa.turnlog.names import Role, TurnRef
@@ -65,7 +66,10 @@ class Tenure:
         call = acquiring(link, turn, role, nonce, force=force, entry=entry)
         reply = await link.run(call.script, call.keys, call.args)
         if reply[0] == "OK":
-            return cls(link, turn, role, nonce, int(reply[1]))
+            epoch = int(reply[1])
+            if epoch > 1:
+                link.metrics[catalogue.LOG_TAKE_OVERS].labels(role).inc()
+            return cls(link, turn, role, nonce, epoch)
         if reply[0] == "LEASED":
             return Refused("LEASED", int(reply[1]) / 1000, reply[2].decode())
         return Refused(reply[0])
@@ -107,7 +111,13 @@ class Tenure:
             raise self.lose(Cancelled(f"turn {self.turn.turn_id} was cancelled"))
         if phase.terminal:
             raise self.lose(Superseded(f"turn {self.turn.turn_id} has {phase}"))
-        raise self.lose(Superseded(f"another {self.role} has taken turn {self.turn.turn_id} over"))
+        raise self.replaced(f"another {self.role} has taken turn {self.turn.turn_id} over")
+
+    def replaced(self, message: str) -> AqaaError:
+        """Another owner has the turn."""
+        if self.error is None:
+            self.link.metrics[catalogue.LOG_LEASES_LOST].labels(self.role).inc()
+        return self.lose(Superseded(message))
 
     def diverged(self, message: str, missing: str) -> AqaaError:
         """The log holds something else than what was written; the turn cannot go on."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from opentelemetry import context as trace_context
 from opentelemetry import trace
 from opentelemetry.trace import Span
@@ -32,6 +33,8 @@ APART: Final = ("/grpc.health.", "/grpc.reflection.")
 
 POLLED: Final = frozenset({"/aqaa.v1.BackboneService/GetCapacity"})
 """Asked several times a second by everyone who may need it: their lines are for debugging, failures apart."""
+
+Decode = Callable[[bytes], Any]
 
 _UNARY_UNARY: Final[Any] = grpc.unary_unary_rpc_method_handler
 _UNARY_STREAM: Final[Any] = grpc.unary_stream_rpc_method_handler
@@ -120,52 +123,56 @@ class Calls(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or method.startswith(APART):
             return handler
+        decode = _decoder(handler.request_deserializer)
         if handler.response_streaming:
             behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
             make = _STREAM_STREAM if handler.request_streaming else _UNARY_STREAM
-            wrapped: Any = self._streaming(method, behaviour, requests=handler.request_streaming)
+            wrapped: Any = self._streaming(method, behaviour, decode, requests=handler.request_streaming)
         else:
             behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
             make = _STREAM_UNARY if handler.request_streaming else _UNARY_UNARY
-            wrapped = self._single(method, behaviour, requests=handler.request_streaming)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+            wrapped = self._single(method, behaviour, decode, requests=handler.request_streaming)
+        # requests come to us as bytes: gRPC would call those that it cannot decode a fault of the service
+        return make(wrapped, None, handler.response_serializer)
 
-    def _single(self, method: str, behaviour: Any, *, requests: bool) -> Any:
+    def _single(self, method: str, behaviour: Any, decode: Decode, *, requests: bool) -> Any:
         async def call(request: Any, context: Context) -> Any:
             async with self._around(method, context):
-                response = await behaviour(self._received(method, request, stream=requests), context)
+                received = self._received(method, request, decode, stream=requests)
+                response = await behaviour(received, context)
                 self._messages_of(method, "out").inc()
             return response
 
         return call
 
-    def _streaming(self, method: str, behaviour: Any, *, requests: bool) -> Any:
+    def _streaming(self, method: str, behaviour: Any, decode: Decode, *, requests: bool) -> Any:
         if not inspect.isasyncgenfunction(behaviour):
             raise TypeError(f"{method} streams: its handler must be an async generator")
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             sent = self._messages_of(method, "out")
-            received = self._received(method, request, stream=requests)
-            async with self._around(method, context), aclosing(behaviour(received, context)) as responses:
-                async for response in responses:
-                    sent.inc()
-                    yield response
+            async with self._around(method, context):
+                received = self._received(method, request, decode, stream=requests)
+                async with aclosing(behaviour(received, context)) as responses:
+                    async for response in responses:
+                        sent.inc()
+                        yield response
 
         return call
 
     def _messages_of(self, method: str, direction: str) -> Counter:
         return self._metrics[catalogue.RPC_MESSAGES].labels(method=method, direction=direction)
 
-    def _received(self, method: str, request: Any, *, stream: bool) -> Any:
+    def _received(self, method: str, request: Any, decode: Decode, *, stream: bool) -> Any:
         count = self._messages_of(method, "in")
         if not stream:
             count.inc()
-            return request
+            return decode(request)
 
         async def counted() -> AsyncIterator[Any]:
             async for message in request:
                 count.inc()
-                yield message
+                yield decode(message)
 
         return counted()
 
@@ -263,3 +270,13 @@ class Calls(grpc.aio.ServerInterceptor):
             traceback=traceback_of(error, messages=self._messages),
         )
         return AqaaError("", error_id=call.error_id)
+
+
+def _decoder(given: Decode | None) -> Decode:
+    def decode(raw: bytes) -> Any:
+        try:
+            return raw if given is None else given(raw)
+        except DecodeError as error:
+            raise InvalidRequest("these bytes are no message of this method's request type") from error
+
+    return decode

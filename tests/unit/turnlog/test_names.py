@@ -26,7 +26,7 @@ def test_an_id_holds_all_its_bits_and_is_one(drawn: bytes) -> None:
 
 @pytest.mark.parametrize("bad", ["", "a" * 25, "a" * 27, "A" * 26, "a" * 25 + "}", "a" * 25 + "\n", "é" * 26])
 def test_what_is_no_id_is_refused(bad: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"session_id is .*, expected 26"):
+    with pytest.raises(InvalidRequest, match=r"session_id: is .*, expected 26"):
         SessionRef("tenant", bad)
     with pytest.raises(InvalidRequest, match="turn_id"):
         TurnRef("tenant", SESSION, bad)

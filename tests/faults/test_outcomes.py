@@ -1,0 +1,105 @@
+"""What counts as lost, doubled or wrong; how kills are spread; what makes the whole fail."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aqaa.client import EndReason, Manifest
+from aqaa.errors import AqaaError, CapacityError, DeliveryBroken, Unavailable
+from tests.faults.caller import Heard, Phase
+from tests.faults.drill import Case, spread
+from tests.faults.faults import KILLS, OTHERS
+from tests.faults.outcomes import Outcome, Result, Table, Verdict, judge
+from tests.faults.stack import ROLES
+
+CHUNKS = [np.arange(i, i + 5, dtype=np.int16) for i in (0, 5, 10)]
+
+
+def heard(chunks=(0, 1, 2), **given):
+    manifest = Manifest(reason=EndReason.STOP, chunks=3, samples=15, crc32c=7, segments=())
+    made = Heard([CHUNKS[i] for i in chunks], [i + 1 for i in chunks], {0: "One."}, "what", manifest)
+    return replace(made, **given)
+
+
+def test_the_same_sound_text_and_manifest_are_the_same():
+    assert judge(heard(), None, heard()) == Verdict(Outcome.SAME)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        heard((0, 2)),
+        heard((0, 1, 1, 2)),
+        heard((1, 0, 2)),
+        heard(pcm=[*CHUNKS[:2], CHUNKS[2] + np.int16(1)]),
+        heard(sequences=[1, 2, 2]),
+        heard(texts={0: "One.One."}),
+        heard(transcript=""),
+        heard(manifest=None),
+        heard(manifest=replace(heard().manifest, samples=14)),
+    ],
+)
+def test_whatever_differs_is_wrong(given):
+    assert judge(given, None, heard()).outcome is Outcome.WRONG
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (Unavailable("gone", stage="llm"), Outcome.ERROR),
+        (CapacityError("full"), Outcome.ERROR),
+        (AqaaError("a fault"), Outcome.WRONG),
+        (DeliveryBroken("a hole", missing="chunk:2"), Outcome.WRONG),
+        (TimeoutError(), Outcome.WRONG),
+        (ValueError("no"), Outcome.WRONG),
+    ],
+)
+def test_only_errors_that_are_meant_are_errors(error, outcome):
+    assert judge(heard((0,)), error, heard()).outcome is outcome
+
+
+def test_wrong_sound_before_an_error_is_wrong():
+    assert judge(heard((1,)), Unavailable("gone"), heard()).outcome is Outcome.WRONG
+
+
+def test_kills_are_spread_over_phases_processes_and_signals():
+    cases = spread(200, 2, seed=1)
+    kills = [case for case in cases if case.fault in KILLS]
+    assert len(kills) == 200
+    assert min(Counter(case.phase for case in kills).values()) >= 10
+    assert {(case.phase, case.fault) for case in kills} == {(p, f) for p in Phase for f in KILLS}
+    assert {fault.rpartition("-")[0] for fault in KILLS} == set(ROLES)
+    assert Counter(case.fault for case in cases if case.fault in OTHERS) == dict.fromkeys(OTHERS, 2)
+    assert spread(200, 2, seed=1) == cases != spread(200, 2, seed=2)
+
+
+def test_a_case_is_named_so_that_it_can_be_done_again():
+    assert Case.parse("audio/llm-SIGKILL", 5) == Case(Phase.AUDIO, "llm-SIGKILL", 5)
+    for text in ("audio/llm-SIGINT", "audio", "night/llm-SIGKILL"):
+        with pytest.raises(ValueError, match=r"expected one of|not a valid"):
+            Case.parse(text, 5)
+
+
+SAME = Verdict(Outcome.SAME)
+
+
+def result(verdict=SAME, leaks=()):
+    return Result("audio", "llm-SIGKILL", 5, verdict, 1.0, leaks=leaks)
+
+
+def test_a_table_fails_for_anything_wrong_or_left_over_and_for_too_many_errors():
+    error = result(Verdict(Outcome.ERROR, "UNAVAILABLE", "the llm is away"))
+    assert not Table([result()] * 19 + [error]).failures()
+    [told] = Table([result()] * 18 + [error]).failures()
+    assert "1 typed errors of 19" in told
+    [told] = Table([result()] * 99 + [result(Verdict(Outcome.WRONG, "DIFFERENT", "sample 3"))]).failures()
+    assert "--case audio/llm-SIGKILL --seed 5" in told
+    [told] = Table([result()] * 99 + [result(leaks=["a slot"])]).failures()
+    assert "a slot" in told
+
+
+def test_a_table_counts_by_phase_and_process():
+    table = str(Table([result(), result(Verdict(Outcome.ERROR, "CAPACITY"), ["a key"])]))
+    assert table.splitlines()[1].split() == ["audio", "llm", "2", "1", "1", "CAPACITY", "0", "1"]

@@ -107,6 +107,8 @@ async def test_turns_live_on_every_node_and_in_one_slot_each(tmp_path):
             await log.finish(live.front, STOPPED)
             await consumer.done(found)
             await consumer.tidy()
+            assert await log.capacity.live() == 1
+            await log.capacity.leave(live.turn)
             assert await log.sessions.close(live.turn.session_ref, CALLER) == 4
         await log.capacity.publish("llm-0", 4, 4)
         await log.capacity.admit(live.turn)

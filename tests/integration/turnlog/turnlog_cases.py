@@ -9,17 +9,21 @@ from typing import Any
 
 from aqaa.turnlog import (
     Appender,
+    Consumer,
     Follower,
     Link,
     Opened,
+    Phase,
     Role,
     Stream,
     Tenure,
     TurnLog,
     TurnLogSettings,
     TurnRef,
+    post,
 )
 from aqaa.turnlog.records import history_digest
+from aqaa.v1.orchestrator_pb2 import TurnSummary
 from aqaa.v1.tokens_pb2 import AnswerEnd, AnswerPiece, AudioGroups, EndReason, TextRun
 from aqaa.v1.turnlog_pb2 import AnswerRecord, DeliveryRecord, History, QueryRecord, TerminalState, TurnSpec
 
@@ -74,10 +78,11 @@ async def turn_log(
     clock: HandClock | None = None,
     cluster: bool = False,
     settings: TurnLogSettings = SETTINGS,
+    **options: Any,
 ) -> AsyncIterator[TurnLog]:
-    """A process of its own, as far as the server can tell."""
+    """A process of its own, as far as the server can tell. ``options`` go to redis-py."""
     async with (
-        await Link.connect(url, settings, clock=clock, cluster=cluster) as link,
+        await Link.connect(url, settings, clock=clock, cluster=cluster, **options) as link,
         TurnLog(link, counted(seed << 32)) as log,
     ):
         yield log
@@ -168,3 +173,89 @@ async def subscribed(log: TurnLog, channel: str) -> None:
     """Returns once the server has the subscription."""
     while not (await log.link.command("PUBSUB", "NUMSUB", channel))[1]:
         await asyncio.sleep(0.005)
+
+
+async def everything(front: TurnLog, runner: TurnLog) -> None:
+    """A turn's life and every other thing that the two roles ask of a server, over a link each."""
+    caller, consumer = CALLER, Consumer(runner.link, "runner-1")
+    await runner.capacity.publish("llm-0", 2, 2)
+    assert await consumer.take(1) == []  # makes the group
+    turn = await front.sessions.attach(caller, "request-1", front.new_turn("tenant"))
+    assert await front.sessions.attach(caller, "request-1", front.new_turn("tenant")) == turn
+    await front.capacity.admit(turn)
+    opened = await front.open(turn, caller, spec_of(turn), History())
+    assert isinstance(opened, Opened)
+    async with (
+        front.following.follow(turn, Stream.ANSWER) as answer,
+        runner.following.follow(turn, Stream.QUERY) as query,
+    ):
+        dispatching = asyncio.create_task(front.dispatch(turn, BUNDLE, answer, PATIENCE))
+        while not (found := await consumer.take(1)):
+            pass
+        tenure = await runner.acquire_runner(consumer, found[0])
+        assert isinstance(tenure, Tenure)
+        assert (await dispatching).phase is Phase.RUNNING
+        first = await query.next(PATIENCE)
+        assert first is not None
+        spec = first.record(Stream.QUERY).spec
+        assert await runner.sessions.known(turn, spec.history_digest) == History()
+        await opened.query.append(groups(0))
+        await front.control(opened.tenure, commit=1, frontier=8)
+        entry = await query.next(PATIENCE)
+        assert entry is not None
+        assert entry.record(Stream.QUERY) == groups(0)
+        assert (await query.seen(lambda state: state.commit is not None, PATIENCE)).frontier == 8
+
+        pen, _ = await runner.pen(tenure, Stream.ANSWER)
+        for word in ("One", " two"):
+            await pen.append(text(word))
+        assert await texts(answer, 2) == ["One", " two"]
+        delivery = Appender(opened.tenure, Stream.DELIVERY)
+        for i in range(3):
+            await delivery.append(chunk(i), below=i)
+        for log, role, entry_of in ((front, opened.tenure, None), (runner, tenure, found[0])):
+            keeper = log.keeper(consumer if entry_of else None)
+            keeper.keep(role, entry_of)
+            await keeper.beat()
+            assert role.error is None
+
+        # handed over, found by a scan, gone on with
+        taken = await front.resume(turn, caller)
+        await runner.keeper(consumer).hand_over()
+        await tenure.release()
+        assert await consumer.hand_over(found[0])
+        successor = Consumer(runner.link, "runner-2")
+        [again] = await successor.scan(1)
+        tenure = await Tenure.acquire(runner.link, turn, Role.RUNNER, runner.nonce(), entry=again.entry)
+        assert isinstance(tenure, Tenure)
+        pen, written = await runner.pen(tenure, Stream.ANSWER)
+        assert len(written) == 2
+        await pen.append(END)
+        await runner.finish(tenure, STOPPED)
+        assert (await answer.next(PATIENCE)) is not None
+        assert await answer.next(PATIENCE) is None
+        await front.control(taken, played=480)
+        assert await front.cancel(turn, caller, played_samples=960) == (Phase.COMPLETED, STOPPED)
+        assert (await front.state(turn, caller)).played == 960
+
+    summary = TurnSummary(turn_id=turn.turn_id, heard_text="One")
+    await front.sessions.remember(turn, caller, summary, over=True)
+    assert (await front.sessions.get(turn.session_ref, caller)).turns == (summary,)
+    await front.capacity.leave(turn)
+    assert await front.capacity.live() == 0
+    await successor.done(again)
+    await successor.tidy(leaving=True)
+
+    # one that nobody reads, and one that is given up
+    for _ in range(2):
+        live = await open_turn(front)
+        await post(front.link, live.turn, BUNDLE)
+        [found_again] = await consumer.take(1)
+        lost = await runner.acquire_runner(consumer, found_again)
+        assert isinstance(lost, Tenure)
+        await live.front.release()
+        assert await runner.end_abandoned([live.turn], after=0.0) == [live.turn]
+        await consumer.bury(found_again, "TEST")
+        assert await front.sessions.close(live.turn.session_ref, caller) > 0
+    await runner.capacity.withdraw("llm-0")
+    assert await front.capacity.slots() == (0, 0)

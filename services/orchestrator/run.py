@@ -19,7 +19,7 @@ from aqaa.v1.turnlog_pb2 import AnswerRecord, History, QueryRecord, TerminalStat
 from services.orchestrator import groups as groups_of
 from services.orchestrator.failures import terminal_of
 from services.orchestrator.shared import Shared
-from services.orchestrator.stages import LLM, StageCall, is_passing
+from services.orchestrator.stages import LLM, Attempts, StageCall
 from services.orchestrator.tasks import beside
 
 Call = StageCall[StreamGenerateRequest, StreamGenerateResponse]
@@ -153,23 +153,17 @@ class Run:
 
     async def _generate(self) -> None:
         """Until the answer's end is in the log. Raises what the llm raises, again and again."""
-        settings, attempt = self._shared.settings, 0
+        attempts = Attempts(self._shared.settings, self._shared.clock, LLM)
         while not self._ended:
             before = len(self._pieces)
             try:
                 await self._attempt()
             except AqaaError as error:
-                attempt = 1 if len(self._pieces) > before else attempt + 1
-                passing = error.metadata.get("stage") == LLM and (
-                    is_passing(error) or isinstance(error, Stalled)
-                )
                 if self._ended:  # only the transcript is missing
                     break
-                if not passing or attempt >= settings.stage_attempts:
-                    raise
+                await attempts.again(error, progress=len(self._pieces) > before)
                 while isinstance(error, Stalled) and self._groups >= self._until_group:
                     await self._more()  # its slot was needed while the caller did not listen
-                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
 
     async def _attempt(self) -> None:
         stages = self._shared.stages
@@ -199,40 +193,36 @@ class Run:
             until_group=until,
         )
         await call.send(StreamGenerateRequest(commit=commit))
-        self._decoding = True
+        self._told_until = until
         while True:
+            self._settle(call)
             if self._until_group > until:
                 until = self._until_group
                 await call.send(StreamGenerateRequest(advance=Advance(until_group=until)))
+                self._told_until = until
             else:
                 await self._more()
 
-    _decoding = False
+    _told_until: int | None = None
+    """Up to where the llm was told to write; None before the commit."""
+
+    def _settle(self, call: Call) -> None:
+        call.owes(self._told_until is not None and (self._ended or self._groups < self._told_until))
 
     async def _write(self, call: Call) -> None:
         """Appends what comes; text that follows quickly is gathered."""
         interval, clock = self._shared.settings.text_interval_seconds, self._shared.clock
-        self._decoding, waited = False, 0.0
+        self._told_until = None
         self._run_open.clear()  # text that a broken call left: it is not in the log, so it is written again
-        hung = self._shared.settings.stage_seconds
         while True:
-            within = hung
+            within = None
             if self._run_open:
                 within = max(0.0, (self._text_at or 0.0) + interval - clock.now())
             try:
                 response = await call.receive(within)
             except TimeoutError:
-                if self._run_open:
-                    await self._flush()
-                    continue
-                if not self._decoding or self._groups >= self._until_group:
-                    waited = 0.0
-                elif waited:
-                    raise Unavailable("the llm does not write the answer on", stage=LLM) from None
-                else:
-                    waited = hung
+                await self._flush()
                 continue
-            waited = 0.0
             if response is None:
                 break
             match response.WhichOneof("event"):
@@ -240,6 +230,7 @@ class Run:
                     self.opened.set()
                 case "piece":
                     await self._piece(response.piece)
+                    self._settle(call)
                 case "transcript" if not self._transcribed:
                     await self._flush()
                     await self._pen.append(AnswerRecord(transcript=response.transcript))

@@ -56,15 +56,15 @@ class Orchestrator:
         name: str,
     ) -> AsyncIterator[Self]:
         """On a turn log of its own link. ``name``: new at every start. Raises Unavailable without a log."""
-        background = Background(journal)
+        background, clock = Background(journal), MonotonicClock()
         async with (
             await Link.connect(
                 settings.redis_url, log_settings(settings), cluster=settings.redis_cluster, metrics=metrics
             ) as link,
             TurnLog(link) as log,
-            Stages(settings) as stages,
+            Stages(settings, clock) as stages,
         ):
-            shared = Shared(settings, log, stages, MonotonicClock(), metrics, tracing, journal, background)
+            shared = Shared(settings, log, stages, clock, metrics, tracing, journal, background)
             try:
                 yield cls(shared, name)
             finally:

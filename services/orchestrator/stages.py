@@ -9,13 +9,15 @@ from typing import Generic, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
-from aqaa.errors import AqaaError, Cancelled, CapacityError, Draining, StateError, Unavailable
+from aqaa.errors import AqaaError, Cancelled, CapacityError, Draining, Stalled, StateError, Unavailable
 from aqaa.rpc.caller import call_metadata
 from aqaa.rpc.channel import ChannelSettings, open_channel
 from aqaa.rpc.status import typed_errors
 from aqaa.telemetry.tracing import traceparent_of
+from aqaa.turnlog import Clock
 from aqaa.v1 import backbone_pb2, backbone_pb2_grpc, tokenizer_pb2_grpc, vocoder_pb2, vocoder_pb2_grpc
 from services.orchestrator.config import OrchestratorSettings
+from services.orchestrator.tasks import ended
 
 TOKENIZER, LLM, VOCODER = "tokenizer", "llm", "vocoder"
 
@@ -34,21 +36,64 @@ class Facts:
     sample_rate_hz: int
 
 
-def is_passing(error: AqaaError) -> bool:
-    """Whether the same call may succeed a moment later."""
-    return isinstance(error, Unavailable | Draining | CapacityError)
+class Hung(Unavailable):
+    """It was the stage's turn, and it has been silent for ``stage_seconds``."""
+
+
+class Attempts:
+    """How often one turn takes up its call to one stage again.
+
+    attempts = Attempts(shared.settings, shared.clock, VOCODER)
+    while not done:
+        try:
+            await call_the_stage()
+        except AqaaError as error:
+            await attempts.again(error, progress=moved)
+    """
+
+    def __init__(self, settings: OrchestratorSettings, clock: Clock, stage: str) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._stage = stage
+        self._failed, self._hung = 0, 0
+
+    async def again(self, error: AqaaError, *, progress: bool) -> None:
+        """Returns when it is time for the next attempt. Raises ``error`` if there shall be none.
+
+        progress: whether the attempt that failed brought anything. Without it the last of ``stage_attempts``
+        is final, and so is the second that hung.
+        """
+        settings = self._settings
+        if progress:
+            self._failed, self._hung = 0, 0
+        self._failed += 1
+        self._hung += isinstance(error, Hung)
+        passing = isinstance(error, Unavailable | Draining | CapacityError | Stalled)
+        mine = error.metadata.get("stage") == self._stage
+        if not (passing and mine) or self._failed >= settings.stage_attempts or self._hung > 1:
+            raise error
+        await self._clock.sleep(settings.retry_seconds * 2 ** (self._failed - 1))
 
 
 class StageCall(Generic[Request, Response]):
     """One stream to a stage. Whatever it does raises what the stage raised."""
 
     def __init__(
-        self, call: "grpc.aio.StreamStreamCall[Request, Response]", stage: str, seconds: float
+        self, call: "grpc.aio.StreamStreamCall[Request, Response]", stage: str, seconds: float, clock: Clock
     ) -> None:
         self._call = call
         self._stage = stage
         self._seconds = seconds
+        self._clock = clock
         self._reading: asyncio.Task[Response | None] | None = None
+        self._owing = False
+        self._since = clock.now()
+
+    def owes(self, something: bool = True) -> None:
+        """Whether it is the stage's turn to say something: then ``receive`` does not wait for ever."""
+        if something and not self._owing:
+            self._since = self._clock.now()
+        self._owing = something
 
     async def send(self, request: Request) -> None:
         """Raises Unavailable if the stage takes nothing for ``stage_seconds``."""
@@ -72,21 +117,27 @@ class StageCall(Generic[Request, Response]):
             pass
 
     async def receive(self, within: float | None = None) -> Response | None:
-        """The next response, or None behind the last one. Raises TimeoutError: ask again for the same one."""
+        """The next response, or None behind the last one.
+
+        Raises TimeoutError after ``within`` seconds: ask again for the same one. Raises Hung when the stage
+        has owed it for ``stage_seconds``.
+        """
+        now = self._clock.now()
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
-        done, _ = await asyncio.wait({self._reading}, timeout=within)
-        if not done:
-            raise TimeoutError
+            self._since = now  # whoever was slow before was not the stage
+        ends = None if within is None else now + within
+        while not self._reading.done():
+            patience = self._seconds - (now - self._since if self._owing else 0.0)
+            if patience <= 0:
+                raise self._hung()
+            if ends is not None and now >= ends:
+                raise TimeoutError
+            left = patience if ends is None else min(patience, ends - now)
+            await asyncio.wait({self._reading}, timeout=left)
+            now = self._clock.now()
         reading, self._reading = self._reading, None
         return reading.result()
-
-    async def expect(self) -> Response | None:
-        """As ``receive``, of a stage whose turn it is. Raises Unavailable after ``stage_seconds``."""
-        try:
-            return await self.receive(self._seconds)
-        except TimeoutError:
-            raise self._hung() from None
 
     async def _status(self) -> grpc.aio.AioRpcError:
         call = self._call
@@ -97,8 +148,8 @@ class StageCall(Generic[Request, Response]):
             await call.details(),
         )
 
-    def _hung(self) -> Unavailable:
-        return Unavailable(f"the {self._stage} has been silent for {self._seconds:g} s", stage=self._stage)
+    def _hung(self) -> Hung:
+        return Hung(f"the {self._stage} has been silent for {self._seconds:g} s", stage=self._stage)
 
     async def _read(self) -> Response | None:
         with self._typed():
@@ -126,26 +177,25 @@ class StageCall(Generic[Request, Response]):
             raise
 
     async def aclose(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait({self._reading})
-            if not self._reading.cancelled():
-                self._reading.exception()
-            self._reading = None
-        self._call.cancel()
+        try:
+            if self._reading is not None:
+                await ended(self._reading)
+        finally:
+            self._call.cancel()
 
 
 class Stages:
     """Channels to the three services.
 
-    async with Stages(settings) as stages:
+    async with Stages(settings, clock) as stages:
         facts = await stages.probe()
         async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER) as call:
             ...
     """
 
-    def __init__(self, settings: OrchestratorSettings) -> None:
+    def __init__(self, settings: OrchestratorSettings, clock: Clock) -> None:
         self._settings = settings
+        self._clock = clock
         wire = ChannelSettings(max_message_bytes=settings.max_message_bytes)
         self._channels = {
             TOKENIZER: open_channel(settings.tokenizer, wire),
@@ -178,7 +228,7 @@ class Stages:
         """A stream to a stage, cancelled at the end of the body if it is not over."""
         metadata = call_metadata(traceparent=traceparent_of())
         call = method(timeout=self._settings.turn_seconds, metadata=metadata)
-        made = StageCall(call, stage, self._settings.stage_seconds)
+        made = StageCall(call, stage, self._settings.stage_seconds, self._clock)
         try:
             yield made
         finally:
@@ -201,7 +251,8 @@ class Stages:
         async with self.calling(self.vocoder.StreamSynthesize, VOCODER) as call:
             await call.send(vocoder_pb2.StreamSynthesizeRequest(open=vocoder_pb2.OpenSynthesis()))
             await call.close()
-            response = await call.expect()
+            call.owes()
+            response = await call.receive()
         if response is None or not response.HasField("opened"):
             raise Unavailable("the vocoder did not say what it holds", stage=VOCODER)
         opened = response.opened

@@ -15,7 +15,7 @@ from aqaa.v1.turnlog_pb2 import QueryEnd, QueryRecord
 from services.orchestrator import groups as groups_of
 from services.orchestrator.doors import MAX_PIECE_BYTES, frame_bytes, question_bytes
 from services.orchestrator.shared import Shared
-from services.orchestrator.stages import TOKENIZER, StageCall, is_passing
+from services.orchestrator.stages import TOKENIZER, Attempts, StageCall
 from services.orchestrator.tasks import beside
 
 COALESCE_SECONDS = 0.12
@@ -43,7 +43,6 @@ class Question:
         self._groups = 0
         self._whole = False
         self._error: AqaaError | None = None
-        self._sent = False
         self._news = asyncio.Event()
 
     @property
@@ -79,24 +78,20 @@ class Question:
         Raises what the tokenizer raises, Unavailable when it fails again and again, Deadline when the caller
         falls silent.
         """
-        settings, attempt = self._shared.settings, 0
+        attempts = Attempts(self._shared.settings, self._shared.clock, TOKENIZER)
         while True:
             before = self._groups
             try:
                 await self._tokenize(pen, bundle_digest)
                 break
             except AqaaError as error:
-                attempt = 1 if self._groups > before else attempt + 1
-                passing = error.metadata.get("stage") == TOKENIZER and is_passing(error)
-                if not passing or attempt >= settings.stage_attempts:
-                    raise
-                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
+                await attempts.again(error, progress=self._groups > before)
         await pen.append(QueryRecord(end=QueryEnd(groups=self._groups)))
         self._pcm.clear()
         return self._groups
 
     async def _tokenize(self, pen: Appender, bundle_digest: str) -> None:
-        stages, self._sent = self._shared.stages, False
+        stages = self._shared.stages
         async with stages.calling(stages.tokenizer.StreamTokenize, TOKENIZER) as call:
             opening = OpenTokenize(
                 format=self._format, level=LevelMode.LEVEL_MODE_NORMALISED, bundle_digest=bundle_digest
@@ -118,20 +113,13 @@ class Question:
             pcm = bytes(self._pcm[sent : sent + MAX_PIECE_BYTES // least * least])
             await call.send(StreamTokenizeRequest(audio=QuestionAudio(first_byte=sent, pcm=pcm)))
             sent += len(pcm)
-        self._sent = True
         await call.close()
+        call.owes()  # the rest of the groups, and the end
 
     async def _receive(self, call: Call, pen: Appender) -> None:
-        at, waited = 0, False
+        at = 0
         while True:
-            try:
-                response = await call.receive(self._shared.settings.stage_seconds)
-            except TimeoutError:
-                if waited and self._sent:
-                    raise Unavailable("the tokenizer does not end the question", stage=TOKENIZER) from None
-                waited = self._sent
-                continue
-            waited = False
+            response = await call.receive()
             if response is None:
                 raise Unavailable("the tokenizer left the question without its end", stage=TOKENIZER)
             groups, number = response.groups, groups_of.count(response.groups)

@@ -15,7 +15,7 @@ from aqaa.v1.vocoder_pb2 import (
 from services.orchestrator.answer import Answer, Segment
 from services.orchestrator.shared import Shared
 from services.orchestrator.sound import Place, Sound
-from services.orchestrator.stages import VOCODER, StageCall, is_passing
+from services.orchestrator.stages import VOCODER, Attempts, StageCall
 from services.orchestrator.tasks import beside
 
 Deliver = Callable[[AnswerAudio, DeliveryRecord], Awaitable[None]]
@@ -43,17 +43,13 @@ class Speaking:
 
         Raises what the vocoder raises; Unavailable when it fails again and again without a chunk.
         """
-        settings, attempt = self._shared.settings, 0
+        attempts = Attempts(self._shared.settings, self._shared.clock, VOCODER)
         while await self._more():
             before = self._sound.place
             try:
                 await self._synthesize(before)
             except AqaaError as error:
-                attempt = 1 if self._sound.place != before else attempt + 1
-                passing = error.metadata.get("stage") == VOCODER and is_passing(error)
-                if not passing or attempt >= settings.stage_attempts:
-                    raise
-                await self._shared.clock.sleep(settings.retry_seconds * 2 ** (attempt - 1))
+                await attempts.again(error, progress=self._sound.place != before)
 
     async def _more(self) -> bool:
         """Waits until there are groups to say; False if there will be none."""
@@ -89,6 +85,7 @@ class Speaking:
             await call.send(StreamSynthesizeRequest(segment_end=end))
             index, restart, from_sample = index + 1, b"", 0
             self._fed = index
+            self._settle(call)
         await call.close()
 
     async def _segment(self, index: int) -> Segment | None:
@@ -99,23 +96,16 @@ class Speaking:
         return self._answer.segments[index]
 
     async def _hear(self, call: Call) -> None:
-        waited = False
-        while True:
-            try:
-                response = await call.receive(self._shared.settings.stage_seconds)
-            except TimeoutError:
-                behind = self._fed > self._sound.place.segment  # it has whole segments that it does not say
-                if behind and waited:
-                    raise Unavailable("the vocoder does not end a segment", stage=VOCODER) from None
-                waited = behind
-                continue
-            waited = False
-            if response is None:
-                break
+        while (response := await call.receive()) is not None:
             match response.WhichOneof("event"):
                 case "audio":
                     await self._deliver(*self._sound.chunk(response.audio))
                 case "segment_done":
                     self._sound.segment_done(response.segment_done.segment, response.segment_done.samples)
+                    self._settle(call)
         if self._answer.end is None or self._sound.place.segment < len(self._answer.segments):
             raise Unavailable("the vocoder left the turn before its end", stage=VOCODER)
+
+    def _settle(self, call: Call) -> None:
+        """A vocoder that has a whole segment owes its sound; one that has part of it may wait for more."""
+        call.owes(self._fed > self._sound.place.segment)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.turnlog.turnlog_servers import Server, binary
 
-TEST_SECONDS = 30.0
+TEST_SECONDS = 150.0
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,7 +33,7 @@ from tests.stages import StubStages
 
 ALICE, BOB = Caller("acme", "alice"), Caller("acme", "bob")
 FORMAT = AudioFormat(encoding=AudioEncoding.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=16000, channels=1)
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a wait has failed; no test waits for them."""
 
 

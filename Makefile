@@ -14,18 +14,18 @@ COVERAGE ?= 90# per cent of aqaa that the tests must reach
 WORKERS ?= 2# test processes, each with one thread
 
 # What each command installs besides the client's dependencies.
-demo_extras := models
+demo_extras := models,serve
 test_extras := models,serve,checkpoints,train,dev
 train_extras := models,train
 eval_extras := models,eval
-bench_extras := models,bench
+bench_extras := models,serve,bench
 
 .PHONY: help
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: $(VENV)/.ready-demo ## answer a bundled spoken question: answer.wav, answer.png
+demo: $(VENV)/.ready-demo ## ask the services a bundled spoken question: answer.wav, answer.png
 	@$(BIN)/aqaa ask $(QUESTION) --out answer.wav --picture answer.png
 
 .PHONY: test

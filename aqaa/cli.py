@@ -16,10 +16,11 @@ from rich.console import Console
 import aqaa
 from aqaa.audio.decode import Audio, AudioLimits, read_audio, write_wav
 from aqaa.bundle import Manifest, check_bundle, read_manifest
+from aqaa.commands.wish import Wish
 from aqaa.errors import AqaaError, BundleCorrupt, BundleError, GrammarError, InvalidAudio, InvalidToken
 from aqaa.present.answer import Answer, Pipeline
 from aqaa.present.terminal import answer_record, progress_bar, show_answer, show_report
-from aqaa.stack.plan import DEFAULT_PORT, Plan
+from aqaa.stack.plan import DEFAULT_PORT, HOST, Plan
 from aqaa.tokens.groups import split
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ CHECKOUT_BUNDLE = Path(aqaa.__file__).resolve().parents[1] / "models" / "nano"
 NEEDED_TO_COMPUTE = {"torch": "models", "safetensors": "models", "matplotlib": "models"}
 NEEDED_TO_SERVE = {"grpc_health": "serve", "redis": "serve"}
 """Package → the extra that brings it."""
+DEFAULT_ADDRESS = f"{HOST}:{DEFAULT_PORT}"
 
 Out = Annotated[Path, typer.Option("--out", help="Where the answer is written, as WAV.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -96,16 +98,28 @@ def ask(
     seed: Seed = 0,
     bundle: BundleDir = None,
     picture: Picture = None,
-    threads: Threads = None,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="AQAA_ADDRESS", help=f"A stack that must answer; else {DEFAULT_ADDRESS} may."),
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Answer in this process, without services.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, with --local.")] = None,
 ) -> None:
-    """Answer a spoken question with speech."""
-    root = bundle_dir(bundle)
+    """Answer a spoken question with speech: ask a running stack, else start one and end it again."""
+    if threads is not None and not local:
+        raise BadArgument("--threads is for --local; a stack's are AQAA_LLM_THREADS and its like")
     check_outputs(out, picture)
-    audio = read_question(question, read_manifest(root))
-    pipeline = loaded(root, threads)
-    with progress_bar(Console(stderr=True), "listening and answering"):
-        answer = pipeline.ask(audio, seed=seed)
-    deliver(answer, pipeline.manifest, out, picture, as_json)
+    needs_bundle = local or bundle is not None or picture is not None or CHECKOUT_BUNDLE.is_dir()
+    root = bundle_dir(bundle) if needs_bundle else None
+    manifest = None if root is None else read_manifest(root)
+    audio = read_question(question, manifest)
+    if local and root is not None:
+        pipeline = loaded(root, threads)
+        with progress_bar(Console(stderr=True), "listening and answering"):
+            answer: Answer = pipeline.ask(audio, seed=seed)
+    else:
+        answer = served(Wish(audio, seed, address, bundle, root))
+    deliver(answer, manifest, out, picture, as_json)
 
 
 @app.command()
@@ -222,7 +236,7 @@ def talk(
     ] = None,
     address: Annotated[
         str, typer.Option(envvar="AQAA_ADDRESS", help="Of a running orchestrator.")
-    ] = "127.0.0.1:50050",
+    ] = DEFAULT_ADDRESS,
     out: Annotated[Path, typer.Option("--out", help="The folder for answer-1.wav and so on.")] = Path("."),
 ) -> None:
     """Hold a conversation with a running stack. Ctrl-C interrupts an answer, a second one ends."""
@@ -259,9 +273,11 @@ def bundle_dir(given: Path | None) -> Path:
     return given or CHECKOUT_BUNDLE
 
 
-def read_question(path: Path, manifest: Manifest) -> Audio:
+def read_question(path: Path, manifest: Manifest | None) -> Audio:
     """A recording no longer than the bundle takes; raises InvalidAudio with what was given and expected."""
-    return read_audio(path, AudioLimits(max_seconds=manifest.max_question_seconds))
+    return read_audio(
+        path, AudioLimits(max_seconds=manifest.max_question_seconds) if manifest else AudioLimits()
+    )
 
 
 def check_outputs(out: Path, picture: Path | None) -> None:
@@ -288,10 +304,29 @@ def pipeline_class() -> type[Pipeline]:
     return TorchPipeline
 
 
-def deliver(answer: Answer, manifest: Manifest, out: Path, picture: Path | None, as_json: bool) -> None:
+def served(wish: Wish) -> Answer:
+    """The services' answer. gRPC is imported here, and nowhere before."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read as grpc loads: no note for each connection
+    from aqaa.commands import asking
+
+    try:
+        with progress_bar(Console(stderr=True), "looking for a stack") as progress:
+            return asking.ask(wish, progress)
+    except asking.Stopped as stopped:
+        raise typer.Exit(stopped.status) from None
+    except asking.StackFailed as failed:
+        for line in failed.tail:
+            print(f"    {line}", file=sys.stderr)
+        print(f"error: {failed}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def deliver(
+    answer: Answer, manifest: Manifest | None, out: Path, picture: Path | None, as_json: bool
+) -> None:
     """Writes sound and picture, then tells about them."""
     write_wav(out, answer.pcm, answer.sample_rate)
-    if picture is not None:
+    if picture is not None and manifest is not None:
         with progress_bar(Console(stderr=True), "drawing"):
             from aqaa.present.picture import draw
 

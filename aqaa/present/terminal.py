@@ -1,6 +1,6 @@
 """What the terminal shows: progress, then the texts and the timeline of an answer, or a bundle's report."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,19 +11,30 @@ from rich.text import Text
 
 from aqaa.bundle import Report, State
 from aqaa.present.answer import Answer
-from aqaa.present.answer import Progress as OnProgress
+
+OnProgress = Callable[[str, float | None], None]
+"""Called with (what is being done, share done 0 … 1, or None where nobody knows)."""
 
 
 @contextmanager
 def progress_bar(console: Console, what: str) -> Iterator[OnProgress]:
     """A bar that stands while the block runs and leaves no trace; nothing where no person watches.
 
-    It pulses until the first call with a share.
+    It pulses until a call with a share, and after one without.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(what, total=None)
-        yield lambda step, share: bars.update(task, description=step, total=1.0, completed=share)
+
+        def report(step: str, share: float | None) -> None:
+            nonlocal task
+            if share is None:  # a bar that has a total keeps it
+                bars.remove_task(task)
+                task = bars.add_task(step, total=None)
+            else:
+                bars.update(task, description=step, total=1.0, completed=share)
+
+        yield report
 
 
 def show_answer(console: Console, answer: Answer) -> None:

@@ -1,7 +1,7 @@
 """What is seen of a stack: each part's log lines, the ready line, and why it ended."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TextIO
@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from aqaa.stack.plan import ORCHESTRATOR, VALKEY
+from aqaa.stack.plan import ORCHESTRATOR, SERVICES, VALKEY
 from aqaa.stack.valkey import worth_showing
 
 UP: Final = "up"
@@ -85,6 +85,9 @@ class Screen:
         else:
             self._print(UP, Text(text, style=LEVELS.get(level, "")))
 
+    def serves(self, part: str) -> None:
+        """A part is ready; its own log says so."""
+
     def ready(self, ready: Ready) -> None:
         """The ready line, and what to do now."""
         with suppress(OSError):
@@ -112,6 +115,28 @@ class Screen:
     def _write(self, line: str) -> None:
         with suppress(OSError):
             print(line, file=self._err, flush=True)
+
+
+class Quiet(Screen):
+    """Everything goes to ``log``; ``progress`` is told what a start still waits for, and the share done.
+
+    ``failure``: why the stack ended, and the last lines of the part that is to blame, if one is.
+    """
+
+    def __init__(self, *, log: TextIO, progress: Callable[[str, float], None]) -> None:
+        super().__init__(out=log, err=log, json_logs=False)
+        self.failure: tuple[str, Sequence[str]] | None = None
+        self._progress = progress
+        self._awaited = [VALKEY, *SERVICES]
+
+    def serves(self, part: str) -> None:
+        self._awaited.remove(part)
+        share = 1 - len(self._awaited) / (1 + len(SERVICES))
+        self._progress(f"starting: {', '.join(self._awaited)} to come", share)
+
+    def failed(self, why: str, tail: Sequence[str]) -> None:
+        super().failed(why, tail)
+        self.failure = why, tail
 
 
 def line_for_people(line: str) -> Text:

@@ -7,7 +7,7 @@ listen, while their models still warm up. Ready is when health of all four says 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,13 +49,18 @@ class Supervisor:
 
         status = await Supervisor(plan, screen).run()
 
-    ``on_ready``: is told the addresses as soon as everything serves.
+    ``work``: begins when everything serves, and the stack ends with it. Without it only a signal or a failure
+    ends the stack; they also end the work.
     """
 
-    def __init__(self, plan: Plan, screen: Screen, on_ready: Callable[[Ready], None] | None = None) -> None:
+    def __init__(
+        self, plan: Plan, screen: Screen, work: Callable[[Ready], Awaitable[None]] | None = None
+    ) -> None:
         self._plan = plan
         self._screen = screen
-        self._on_ready = on_ready
+        self._work = work
+        self.stopped_by: signal.Signals | None = None
+        """The first signal that came."""
         self._children: dict[str, Child[Any]] = {}
         self._asked = asyncio.Event()
         self._stopping = False
@@ -65,10 +70,11 @@ class Supervisor:
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Until a signal or a failure. The exit status: 0 when all has ended as it should.
+        """Until the work is done, a signal or a failure. The exit status: 0 when all has ended as it should.
 
         Raises:
-            SettingsError: something that the plan needs is not there. Nothing runs any more.
+            SettingsError: something that the plan needs is not there.
+            Exception: of the work. Nothing runs any more.
         """
         with self._signals(), contextlib.ExitStack() as folders:
             serving = asyncio.create_task(self._serve(folders))
@@ -101,9 +107,10 @@ class Supervisor:
             how = f"is not ready after {self._plan.ready_seconds:g} s: {lacks}"
             raise PartFailed(part, how, tail) from None
         self._screen.ready(ready)
-        if self._on_ready is not None:
-            self._on_ready(ready)
-        await asyncio.Event().wait()
+        if self._work is None:
+            await asyncio.Event().wait()
+        else:
+            await self._work(ready)
 
     async def _start(self, folders: contextlib.ExitStack) -> Ready:
         plan = self._plan
@@ -114,7 +121,7 @@ class Supervisor:
             redis_url = await self._embedded(folders.enter_context(valkey.data_folder(plan.data)))
         else:
             await valkey.check(redis_url)
-        del self._lacks[VALKEY]
+        self._serves(VALKEY)
         stages = [await self._service(stage_command(plan, stage)) for stage in plan.stages]
         async with asyncio.TaskGroup() as waiting:
             for child in stages:
@@ -151,7 +158,11 @@ class Supervisor:
         address = (await child.said).address
         self._lacks[child.part] = f"it listens on {address}, and its health is not SERVING"
         await until_serving(address)
-        del self._lacks[child.part]
+        self._serves(child.part)
+
+    def _serves(self, part: str) -> None:
+        del self._lacks[part]
+        self._screen.serves(part)
 
     async def _embedded(self, folder: Path) -> str:
         """Starts Valkey, on another port if someone was faster; its URL."""
@@ -218,6 +229,7 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._asked.is_set():
+            self.stopped_by = number
             self._screen.say(f"{number.name}: stopping; once more kills")
             self._stopping = True
             self._asked.set()

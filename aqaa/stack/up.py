@@ -25,14 +25,23 @@ def run(plan: Plan, *, json_logs: bool) -> int:
     Raises:
         SettingsError: it cannot start.
     """
-    file = plan.environ.get(CONFIG_VARIABLE)
-    plan = replace(plan, environ=where_services_are(plan.environ), given=given_in(Path(file)) if file else {})
+    plan = prepared(plan)
 
     async def supervised() -> int:
         screen = Screen(out=sys.stdout, err=sys.stderr, json_logs=json_logs)
         return await Supervisor(plan, screen).run()
 
     return asyncio.run(supervised())
+
+
+def prepared(plan: Plan) -> Plan:
+    """The plan with what its environment names: the services, the settings file.
+
+    Raises:
+        SettingsError: they cannot be found, or read.
+    """
+    file = plan.environ.get(CONFIG_VARIABLE)
+    return replace(plan, environ=where_services_are(plan.environ), given=given_in(Path(file)) if file else {})
 
 
 def cores() -> int:

@@ -13,6 +13,7 @@ import soundfile
 from aqaa import cli
 from aqaa.audio.decode import Audio, read_audio, write_wav
 from aqaa.bundle import Manifest, read_manifest
+from aqaa.commands.wish import Wish
 from aqaa.errors import CapacityError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -82,7 +83,9 @@ def question(tmp_path: Path) -> Path:
 def test_ask_writes_the_answer_and_tells_what_was_heard_and_when(
     run: Run, pipeline: FakePipeline, question: Path, tmp_path: Path
 ) -> None:
-    code, out, err = run("ask", str(question), "--out", "answer.wav", "--seed", "7", "--threads", "1")
+    code, out, err = run(
+        "ask", str(question), "--out", "answer.wav", "--seed", "7", "--local", "--threads", "1"
+    )
     assert (code, err) == (0, "")
     for shown in (
         "Say the cat sees a red ball",
@@ -101,7 +104,7 @@ def test_ask_writes_the_answer_and_tells_what_was_heard_and_when(
 
 
 def test_json_is_one_object_and_nothing_else(run: Run, pipeline: FakePipeline, question: Path) -> None:
-    code, out, err = run("ask", str(question), "--out", "answer.wav", "--json")
+    code, out, err = run("ask", str(question), "--out", "answer.wav", "--local", "--json")
     assert (code, err) == (0, "")
     assert out.count("\n") == 1
     record = json.loads(out)
@@ -126,10 +129,54 @@ def test_json_is_one_object_and_nothing_else(run: Run, pipeline: FakePipeline, q
 def test_the_picture_is_written_beside_the_answer(
     run: Run, pipeline: FakePipeline, question: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = run("ask", str(question), "--out", "answer.wav", "--picture", "answer.png")
+    code, out, _ = run("ask", str(question), "--local", "--out", "answer.wav", "--picture", "answer.png")
     assert code == 0
     assert "wrote answer.wav and answer.png" in out
     assert (tmp_path / "answer.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_local_the_services_answer_and_all_is_told_as_before(
+    run: Run, pipeline: FakePipeline, question: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+
+    def served(wish: Wish) -> Any:
+        wishes.append(wish)
+        return pipeline.answer
+
+    monkeypatch.setattr(cli, "served", served)
+    flags = ("--out", "answer.wav", "--json", "--seed", "3", "--address", "127.0.0.1:9")
+    said = run("ask", str(question), *flags)
+    assert said == run("ask", str(question), "--out", "answer.wav", "--json", "--local")
+    (wish,) = wishes
+    assert (wish.seed, wish.address, wish.bundle, wish.ours) == (3, "127.0.0.1:9", bundle_dir, bundle_dir)
+    assert wish.question.sample_rate == 16000
+
+
+def test_a_bundle_is_only_wished_for_if_it_was_named(
+    run: Run, question: Path, bundle_dir: Path, fake_answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes: list[Wish] = []
+    monkeypatch.setattr(cli, "served", lambda wish: wishes.append(wish) or fake_answer)
+    monkeypatch.delenv("AQAA_BUNDLE")
+    monkeypatch.delenv("AQAA_ADDRESS", raising=False)
+    monkeypatch.setattr(cli, "CHECKOUT_BUNDLE", bundle_dir)
+    assert run("ask", str(question), "--out", "answer.wav")[0] == 0
+    monkeypatch.setattr(cli, "CHECKOUT_BUNDLE", bundle_dir / "nowhere")
+    assert run("ask", str(question), "--out", "answer.wav")[0] == 0, "a client without a bundle may ask"
+    assert [(wish.bundle, wish.ours, wish.address) for wish in wishes] == [
+        (None, bundle_dir, None),
+        (None, None, None),
+    ]
+    code, _, err = run("ask", str(question), "--out", "answer.wav", "--picture", "answer.png")
+    assert code == 3
+    assert_one_line(err, "no bundle")
+
+
+def test_threads_are_for_one_process(run: Run, question: Path) -> None:
+    code, _, err = run("ask", str(question), "--out", "answer.wav", "--threads", "1")
+    assert code == 2
+    assert_one_line(err, "--threads is for --local")
 
 
 def test_say_passes_text_style_and_seed(run: Run, pipeline: FakePipeline) -> None:
@@ -195,7 +242,9 @@ def _low_rate(path: Path) -> None:
     write_wav(path, np.zeros(8000), 4000)
 
 
-@pytest.mark.parametrize("command", [("ask", "--out", "answer.wav"), ("tokens",)])
+@pytest.mark.parametrize(
+    "command", [("ask", "--out", "answer.wav"), ("ask", "--local", "--out", "answer.wav"), ("tokens",)]
+)
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
@@ -213,15 +262,19 @@ def test_a_bad_recording_ends_in_one_line_and_code_2(
     run: Run,
     pipeline: FakePipeline,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     command: tuple[str, ...],
     make: Callable[[Path], None],
     expected: str,
 ) -> None:
+    wishes: list[Wish] = []
+    monkeypatch.setattr(cli, "served", wishes.append)
     make(tmp_path / "bad.wav")
     code, out, err = run(command[0], "bad.wav", *command[1:])
     assert (code, out) == (2, "")
     assert_one_line(err, "bad.wav", expected)
     assert pipeline.calls == [], "a bad recording is refused before the models are loaded"
+    assert wishes == [], "and before a stack is looked for"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +308,7 @@ def test_an_error_of_the_engine_is_one_line_and_code_1(
         raise CapacityError("no free slot,\nexpected one of 8")
 
     monkeypatch.setattr(pipeline, "ask", refuse)
-    code, _, err = run("ask", str(question), "--out", "a.wav")
+    code, _, err = run("ask", str(question), "--local", "--out", "a.wav")
     assert code == 1
     assert_one_line(err, "no free slot, expected one of 8")
 
@@ -267,7 +320,7 @@ def test_a_client_without_torch_is_told_what_to_install(
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr(cli, "pipeline_class", no_torch)
-    code, _, err = run("ask", str(question), "--out", "a.wav")
+    code, _, err = run("ask", str(question), "--local", "--out", "a.wav")
     assert code == 1
     assert_one_line(err, "torch", "pip install 'aqaa[models]'")
 
@@ -280,14 +333,14 @@ def test_another_missing_module_is_a_fault_and_keeps_its_traceback(
 
     monkeypatch.setattr(cli, "pipeline_class", broken)
     with pytest.raises(ModuleNotFoundError):
-        run("ask", str(question), "--out", "a.wav")
+        run("ask", str(question), "--local", "--out", "a.wav")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(
     run: Run, pipeline: FakePipeline, question: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "answer.wav").mkdir()
-    code, _, err = run("ask", str(question), "--out", "answer.wav")
+    code, _, err = run("ask", str(question), "--local", "--out", "answer.wav")
     assert code == 1
     assert_one_line(err, "directory")
 
@@ -314,7 +367,7 @@ def test_an_unknown_manifest_version_ends_with_code_3(
     run: Run, question: Path, edit_manifest: Callable[..., Path]
 ) -> None:
     edit_manifest(lambda manifest: manifest.update(manifest_version=2))
-    code, _, err = run("ask", str(question), "--out", "a.wav")
+    code, _, err = run("ask", str(question), "--local", "--out", "a.wav")
     assert code == 3
     assert_one_line(err, "manifest_version is 2, this code reads 1")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stack_cases import HANG_GUARD, Remembered, all_end, gone, in_loop, plan_of_fakes
 
-from aqaa.errors import SettingsError
+from aqaa.errors import CapacityError, SettingsError
 from aqaa.stack.supervise import Supervisor
 
 TWO = {"stages": ("llm",)}
@@ -29,7 +29,12 @@ def temporary(tmp_path, monkeypatch):
 async def until_ready(supervise_plan, screen):
     """A task that runs the stack, and the addresses once it is ready."""
     ready = asyncio.get_running_loop().create_future()
-    running = asyncio.create_task(Supervisor(supervise_plan, screen, ready.set_result).run())
+
+    async def work(found):
+        ready.set_result(found)
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(Supervisor(supervise_plan, screen, work).run())
     await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         pytest.fail(f"the stack ended with {running.result()}:\n{screen.err.getvalue()}")
@@ -110,6 +115,56 @@ async def test_a_part_that_is_never_ready_ends_the_stack_at_the_deadline(how, la
     (why,) = screen.records("failed")
     assert why["text"] == f"llm is not ready after 4 s: {lacks}"
     assert all(gone(line["pid"]) for line in screen.records("told"))
+
+
+@in_loop
+async def test_the_stack_ends_with_its_work(temporary):
+    screen, pids = Remembered(), []
+
+    async def work(ready):
+        pids.extend(ready.pids.values())
+        assert not any(map(gone, pids))
+
+    assert await Supervisor(plan_of_fakes(**TWO), screen, work).run() == 0
+    assert len(pids) == 3
+    assert all(map(gone, pids))
+    assert list(temporary.iterdir()) == []
+
+
+@in_loop
+async def test_an_error_of_the_work_comes_out_when_nothing_runs_any_more():
+    pids = []
+
+    async def work(ready):
+        pids.extend(ready.pids.values())
+        raise CapacityError("no slot is free")
+
+    with pytest.raises(CapacityError, match="no slot"):
+        await Supervisor(plan_of_fakes(**TWO), Remembered(), work).run()
+    assert all(map(gone, pids))
+
+
+@pytest.mark.parametrize("end", ["signal", "death"])
+@in_loop
+async def test_a_signal_or_a_dead_part_ends_the_work(end):
+    screen, ended = Remembered(), []
+
+    async def work(ready):
+        if end == "signal":
+            signal_us(signal.SIGTERM)
+        else:
+            os.kill(ready.pids["llm"], signal.SIGKILL)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append(ready)
+            raise
+
+    supervisor = Supervisor(plan_of_fakes(**TWO), screen, work)
+    assert await supervisor.run() == (0 if end == "signal" else 1)
+    assert supervisor.stopped_by == (signal.SIGTERM if end == "signal" else None)
+    assert len(screen.records("failed")) == (end == "death")
+    assert all(gone(pid) for pid in ended[0].pids.values())
 
 
 @in_loop

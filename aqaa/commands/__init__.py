@@ -1,0 +1,1 @@
+"""What commands do that need more than a few lines; the commands themselves are in ``aqaa.cli``."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from aqaa.errors import AqaaError, Cancelled, Deadline, Stalled, Superseded, Unavailable
 from aqaa.telemetry.log import traceback_of
 from aqaa.telemetry.tracing import SpanName
-from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnState
+from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnRef, TurnState
 from aqaa.v1.backbone_pb2 import (
     Advance,
     CommitPrompt,
@@ -58,6 +58,14 @@ class Run:
         self._text_at: float | None = None
         self.opened = asyncio.Event()
         """The backbone has given it a slot."""
+
+    @property
+    def turn(self) -> TurnRef:
+        return self._tenure.turn
+
+    @property
+    def caller(self) -> str:
+        return self._spec.caller
 
     async def answer(self) -> None:
         """Raises Superseded or Cancelled when the turn is not this runner's, Unavailable without a log."""

@@ -11,6 +11,7 @@ from aqaa.v1.errors_pb2 import ErrorReason
 from aqaa.v1.tokens_pb2 import EndReason
 from aqaa.v1.turnlog_pb2 import QueryRecord, TerminalState
 from services.orchestrator.run import Run
+from services.orchestrator.session import Book
 from services.orchestrator.shared import Shared
 from services.orchestrator.tasks import ended
 
@@ -36,6 +37,7 @@ class Runner:
         background.forever("runner keeper", self._keeper.run)
         background.forever("capacity", self._watch_capacity)
         background.forever("tidy", self._tidy)
+        background.forever("abandoned turns", self._end_abandoned)
         self._loops = [background.forever("take", self._take), background.forever("scan", self._scan)]
 
     @property
@@ -103,6 +105,18 @@ class Runner:
         while True:
             await self._shared.clock.sleep(_TIDY_EVERY)
             await self._consumer.tidy()
+
+    async def _end_abandoned(self) -> None:
+        """Ends turns whose front is gone, and whose caller has not come back to another one."""
+        log, journal = self._shared.log, self._shared.journal
+        seconds = self._shared.settings.resume_seconds
+        while True:
+            await self._shared.clock.sleep(log.link.settings.lease)
+            runs = {run.turn: run for run in self._turns.values() if run is not None}
+            for turn in await log.end_abandoned(list(runs), after=seconds):
+                journal.info("a turn was given up", session_id=turn.session, turn_id=turn.turn_id)
+                with suppress(AqaaError):
+                    await Book(log).settle(turn, runs[turn].caller)
 
     async def _take(self) -> None:
         while not self._stopping:

@@ -12,6 +12,7 @@ from aqaa.v1.orchestrator_pb2 import (
     ConverseRequest,
     ConverseResponse,
     OpenTurn,
+    Played,
     TurnEvent,
 )
 from services.orchestrator import doors
@@ -119,7 +120,7 @@ class Conversation:
             case "commit":
                 await self._commit(step.commit.bytes)
             case "played":
-                self._turn(step.played.turn_id).telling.acknowledge(step.played.samples)
+                self._played(step.played)
             case "cancel":
                 given = step.cancel.HasField("played_samples")
                 played = step.cancel.played_samples if given else None
@@ -230,9 +231,15 @@ class Conversation:
         if mine is not None and played is None:
             played = mine.telling.played
         session = mine.turn.session if mine is not None else self._session_id
-        await self._front.cancel(self._caller, session, turn_id, played)
+        try:
+            await self._front.cancel(self._caller, session, turn_id, played)
+        except NotFound:  # it was refused, say, when its caller took it back: there is nothing to end
+            self._shared.journal.info("cancel names a turn that there is not")
 
-    def _turn(self, turn_id: str) -> FrontTurn:
-        if turn_id not in self._turns:
-            raise NotFound(f"this conversation has no turn {turn_id[:40]!r}")
-        return self._turns[turn_id]
+    def _played(self, played: Played) -> None:
+        """Of a turn that is not, or no more, of this conversation it says nothing that is needed."""
+        turn = self._turns.get(played.turn_id)
+        if turn is None:
+            self._shared.journal.info("played names a turn that the conversation does not have")
+        else:
+            turn.telling.acknowledge(played.samples)

@@ -21,7 +21,6 @@ from aqaa.turnlog import (
     Entry,
     Opened,
     Phase,
-    Role,
     Session,
     Stream,
     Tenure,
@@ -69,10 +68,9 @@ class Front:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.book = Book(shared.log)
-        self.desk = Desk(shared, self.book, shared.log.keeper(), {})
+        self.desk = Desk(shared, self.book, shared.log.keeper())
         self.draining = asyncio.Event()
         shared.background.forever("front keeper", self.desk.keeper.run)
-        shared.background.forever("live turns", self._renew)
 
     # -- questions --
 
@@ -153,7 +151,6 @@ class Front:
         opened = await shared.log.open(turn, caller, spec, history)
         if not isinstance(opened, Opened):  # the same request came twice at once
             return await self._again(turn, caller, question, send)
-        self.desk.live[turn] = None
         delivery = Appender(opened.tenure, Stream.DELIVERY)
         return self._turn(
             turn, spec, opened.tenure, Sound(facts.sample_rate_hz), delivery, send,
@@ -210,7 +207,6 @@ class Front:
         delivery, written = await shared.log.pen(tenure, Stream.DELIVERY)
         records = {entry.seq: entry.record(Stream.DELIVERY) for entry in written}
         sound = Sound.resumed(rate, records, *place)
-        self.desk.live[turn] = None
         return self._turn(
             turn, spec, tenure, sound, delivery, send,
             question=None if whole else question,
@@ -290,20 +286,11 @@ class Front:
         """Ends a turn; how it ended. Raises NotFound, InvalidRequest."""
         turn = self.shared.log.session(caller.tenant, session_id).turn(turn_id)
         log = self.shared.log
-        before = await log.state(turn, str(caller))
-        if before.phase is Phase.COMPLETED:  # its tokens are: whoever tells it still has to be stopped
-            sent = played_samples if played_samples is not None else await self._sent(turn)
-            played_samples = max(sent, -1 if before.played is None else before.played + 1)
         _, terminal = await log.cancel(turn, str(caller), played_samples=played_samples)
-        await log.link.command(log.link.publish, turn.channel(Role.FRONT), "state")
         await log.capacity.leave(turn)
         if played_samples is not None:  # else the front that tells it knows better
             await self.book.settle(turn, str(caller))
         return terminal.reason
-
-    async def _sent(self, turn: TurnRef) -> int:
-        """Samples that have left."""
-        return delivered(1, await deliveries(self.shared.log, turn)).place.sample
 
     async def session(self, caller: Caller, session_id: str) -> Session:
         """Raises NotFound, InvalidRequest."""
@@ -323,13 +310,6 @@ class Front:
         self._check_bundle(spec)
         await send(TurnEvent(turn_id=turn.turn_id, opened=self._opening(spec)))
         await replay(self.shared, turn, spec, state.terminal.reason, send)
-
-    async def _renew(self) -> None:
-        """Keeps the places of live turns."""
-        while True:
-            await self.shared.clock.sleep(self.shared.log.link.settings.heartbeat)
-            capacity = self.shared.log.capacity
-            await self.shared.log.link.pipeline([capacity.renewal(turn) for turn in list(self.desk.live)])
 
     async def drain(self) -> None:
         """Lets nothing new in; what waits for a caller is for other fronts."""

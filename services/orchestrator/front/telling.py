@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from aqaa.errors import AqaaError, Cancelled, Deadline, InvalidRequest, Superseded, Unavailable
+from aqaa.errors import AqaaError, Cancelled, Deadline, InvalidRequest, Unavailable
 from aqaa.telemetry import catalogue
 from aqaa.turnlog import (
     Appender,
@@ -69,7 +69,7 @@ class Telling:
         self.acked: int | None = None
         self.silenced = False
         """Its tokens were complete when its caller took it back."""
-        self._steered = state_before.played if state_before is not None else None
+        self._cancelled_before = state_before.cancel if state_before is not None else None
         self.asked_at: float | None = None
         """When the question ended, by the clock; None for who resumes."""
         self._first_sent: float | None = None
@@ -176,9 +176,8 @@ class Telling:
         return state.phase in (Phase.CANCELLED, Phase.FAILED) or taken or self._is_silenced(state)
 
     def _is_silenced(self, state: TurnState) -> bool:
-        """A completed turn that someone cancels stays completed; but then it says what was played."""
-        told, heard = self._steered, state.played
-        return state.phase is Phase.COMPLETED and heard is not None and (told is None or heard > told)
+        """A completed turn that its caller takes back stays completed, and is told no further."""
+        return state.phase is Phase.COMPLETED and state.cancel != self._cancelled_before
 
     async def lost(self) -> None:
         """Returns never: raises why the turn is no longer this front's."""
@@ -219,7 +218,7 @@ class Telling:
             move = wanted if near and wanted > allowed else None
             ack = self.acked if (self.acked or 0) > acked else None
             if move is not None or ack is not None:
-                await self._steer(move, ack)
+                await self._shared.log.control(self._tenure, frontier=move, played=ack)
                 acked = max(acked, ack or 0)
             elif not near:
                 self._stirred.clear()
@@ -230,14 +229,6 @@ class Telling:
         state = self._follower.state
         told = state.frontier if state is not None and state.frontier is not None else 0
         return max(self._shared.lookahead_groups, told)
-
-    async def _steer(self, frontier: int | None, played: int | None) -> None:
-        if played is not None:
-            self._steered = max(self._steered or 0, played)
-        try:
-            await self._shared.log.control(self._tenure, frontier=frontier, played=played)
-        except Superseded:
-            return  # over, or another front's: ``watch`` sees which
 
     # -- what is measured and kept --
 

@@ -23,12 +23,11 @@ from services.orchestrator.tasks import beside
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """What the turns of one front share. ``live``: those whose place among the live turns is renewed."""
+    """What the turns of one front share. ``keeper`` renews their leases and their places."""
 
     shared: Shared
     book: Book
     keeper: Keeper
-    live: dict[TurnRef, None]
 
 
 class FrontTurn:
@@ -225,7 +224,6 @@ class FrontTurn:
 
     def _drop(self) -> None:
         self._desk.keeper.drop(self._tenure)
-        self._desk.live.pop(self.turn, None)
 
     async def remember(self) -> None:
         """Keeps how the turn stands, for the history of the next one."""

@@ -268,7 +268,7 @@ async def nothing_left(stages: StubStages, *replicas: Replica) -> None:
         if made.orchestrator.runner is not None:
             await until(lambda made=made: not made.orchestrator.runner.turns)
     async with asyncio.timeout(PATIENCE):
-        while await link.command("ZCARD", "aqaa:live"):
+        while await replicas[0].orchestrator.shared.log.capacity.live():
             await asyncio.sleep(0.005)
         while (await link.command("XPENDING", "aqaa:dispatch", "runners"))["pending"]:
             await asyncio.sleep(0.005)

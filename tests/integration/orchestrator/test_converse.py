@@ -158,6 +158,48 @@ async def test_a_cancel_from_elsewhere_ends_the_turn(server):
         await nothing_left(stages, made)
 
 
+async def test_a_turn_that_is_over_cannot_be_cancelled(server):
+    """It stays completed; but what its caller says it has heard is kept."""
+    stages = StubStages()
+    async with one(server.url, stages) as made:
+        talking = await Talking(made).begin()
+        await talking.question(pcm(0.7))
+        told = await talking.hear("manifest")
+        ids = {"session_id": talking.session_id, "turn_id": told.turn_id}
+        response = await made.stub.Cancel(pb.CancelRequest(**ids), metadata=metadata())
+        assert response.reason == STOP
+
+        async def heard():
+            request = pb.GetSessionRequest(session_id=talking.session_id)
+            session = await made.stub.GetSession(request, metadata=metadata())
+            assert [turn.reason for turn in session.turns] == [STOP]
+            return session.turns[0].heard_text
+
+        assert await heard() == "".join(told.texts.values())
+        response = await made.stub.Cancel(
+            pb.CancelRequest(**ids, played_samples=10 * GROUP_SAMPLES), metadata=metadata()
+        )
+        assert response.reason == STOP
+        assert await heard() == told.texts[0]
+        await talking.end()
+        await nothing_left(stages, made)
+
+
+async def test_a_turn_that_the_conversation_does_not_have_is_left_out(server):
+    stages = StubStages()
+    async with one(server.url, stages) as made:
+        talking = await Talking(made).begin()
+        for turn_id in ("x" * 26, "nonsense"):
+            await talking.say(played=pb.Played(turn_id=turn_id, samples=5))
+        await talking.say(cancel=pb.CancelTurn(turn_id="x" * 26))
+        await talking.question(pcm(0.7))
+        assert (await talking.hear("manifest")).manifest.reason == STOP
+        await talking.end()
+        assert len(made.lines("played names a turn that the conversation does not have")) == 2
+        assert len(made.lines("cancel names a turn that there is not")) == 1
+        await nothing_left(stages, made)
+
+
 async def test_the_frontier_follows_what_was_played(server):
     stages = StubStages()
     stages.plan.segments = ((4, 60),)

@@ -1,11 +1,7 @@
 """Stages and processes that fail in the middle of a turn: it goes on bit for bit, or says what is missing."""
 
-import asyncio
 import os
 import signal
-import sys
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import pytest
@@ -21,10 +17,10 @@ from orchestrator_cases import (
     replica,
     until,
 )
+from orchestrator_processes import process_of
 
 from aqaa.errors import AqaaError, Unavailable
 from aqaa.rpc.status import from_rpc_error
-from aqaa.stack.health import listening_of, until_serving
 from tests.stages import StubStages
 
 POINTS = [
@@ -84,43 +80,6 @@ async def test_a_stage_that_hangs_is_given_up(server):
         await nothing_left(stages, made)
 
 
-@asynccontextmanager
-async def runner_process(url: str, stages: str, **given: object):
-    """An orchestrator that only runs, and that a test may kill. It takes turns when the body begins."""
-    flags = {
-        "role": "runner", "profile": "development", "redis_url": url, "tokenizer": stages, "llm": stages,
-        "vocoder": stages, "lease_seconds": 1, "capacity_seconds": 0.05, **given,
-    }  # fmt: skip
-    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.orchestrator", *words,
-        cwd=Path(__file__).parents[3], stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    lines = []
-
-    async def read():
-        async for line in process.stderr:
-            lines.append(line.decode())
-            if not address.done() and (found := listening_of(lines[-1])) is not None:
-                address.set_result(found.address)
-
-    address = asyncio.get_running_loop().create_future()
-    reading = asyncio.create_task(read())
-    try:
-        await asyncio.wait({address, reading}, return_when=asyncio.FIRST_COMPLETED)
-        assert address.done(), "".join(lines)
-        await until_serving(address.result())
-        yield process
-    except BaseException:
-        print("".join(lines))
-        raise
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reading
-
-
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 async def test_a_runner_that_dies_is_followed_by_another(server, end):
     stages = StubStages()
@@ -128,16 +87,16 @@ async def test_a_runner_that_dies_is_followed_by_another(server, end):
         async with replica(server.url, address, role="runner"):
             undisturbed = await ask(front)
         held = stages.faults.hold("llm", 12)
-        async with runner_process(server.url, address) as process:
+        async with process_of(server.url, address, role="runner") as runner:
             call = front.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
             told = await hear(call, until="audio")
             await held.reached.wait()
             async with replica(server.url, address, role="runner") as second:
-                os.kill(process.pid, end)
+                os.kill(runner.pid, end)
                 await until(lambda: stages.held == 0)
                 held.release()
                 told = await hear(call, told)
                 assert told.whole == undisturbed.whole
                 assert second.sample("aqaa_log_take_overs_total", role="runner") == 1
                 await nothing_left(stages, front, second)
-            assert await process.wait() == (0 if end == signal.SIGTERM else -end)
+            assert await runner.wait() == (0 if end == signal.SIGTERM else -end)

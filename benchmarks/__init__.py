@@ -1,4 +1,4 @@
-"""How fast nano and its services are: each benchmark prints a table, and tells which machine state it needs."""
+"""How fast nano and its services are: each benchmark prints a table, and tells what the machine must be."""
 
 import os
 

@@ -27,6 +27,13 @@ BENCHMARKS = {
     "joins": Benchmark("how audible the joins of tiles are", ("examples/question.wav",)),
     "latency": Benchmark("how soon an answer is heard, questions in real time", quick=("--n", "1")),
     "engine_vs_hf": Benchmark("decode speed against Hugging Face generate", quick=("--repeats", "1")),
+    "served": Benchmark("what the services add to the first sound", quick=("--n", "2")),
+    "edges": Benchmark("what an edge adds: gRPC, turn log", quick=("--n", "100")),
+    "turns": Benchmark("live turns on two cores", quick=("--live", "1", "2", "--turns", "1")),
+    "sessions": Benchmark(
+        "live sessions on one core of the orchestrator",
+        quick=("--sessions", "4", "--question", "1.2", "--seconds", "3"),
+    ),
 }
 
 

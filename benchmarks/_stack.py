@@ -1,4 +1,4 @@
-"""A stack beneath a benchmark: a process that starts all of it, its ready line, its clean end."""
+"""What runs beneath a benchmark: processes, the line that says that they are ready, their clean end."""
 
 import json
 import os
@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from aqaa.stack.children import LAUNCHER
 from aqaa.stack.plan import ORCHESTRATOR
@@ -19,7 +20,10 @@ READY_SECONDS: Final = 300
 """Given to a stack on a busy machine. Nothing waits for it if all goes well."""
 DRAIN_SECONDS: Final = 5
 STOP_SECONDS: Final = 60
+LOOK_SECONDS: Final = 0.02
 TAIL_LINES: Final = 20
+
+Heard = TypeVar("Heard")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,12 @@ class Stack:
 
 def aqaa_up(bundle: Path) -> list[str]:
     """The command of the embedded stack, on any free ports."""
-    flags = {"--bundle": bundle, "--port": 0, "--ready-seconds": READY_SECONDS, "--drain-seconds": DRAIN_SECONDS}
+    flags = {
+        "--bundle": bundle,
+        "--port": 0,
+        "--ready-seconds": READY_SECONDS,
+        "--drain-seconds": DRAIN_SECONDS,
+    }
     words = [str(word) for flag in flags.items() for word in flag]
     return [str(Path(sys.executable).with_name("aqaa")), "up", "--json-logs", *words]
 
@@ -48,49 +57,69 @@ def threads(number: int) -> dict[str, str]:
     return {f"AQAA_{stage}_THREADS": str(number) for stage in ("TOKENIZER", "LLM", "VOCODER")}
 
 
-@contextmanager
-def running(command: Sequence[str], environ: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """A stack that ``command`` starts, which says as ``aqaa up --json-logs`` does that it is ready.
+def ready_in(line: str) -> Stack | None:
+    """The stack that a ready line of ``aqaa up --json-logs`` tells of; None for any other line."""
+    record = json.loads(line) if line.startswith("{") else {}
+    if record.get("event") != "ready":
+        return None
+    return Stack(record["addresses"], record["pids"], record["redis"])
 
-    ``environ``: on top of this process's. The stack ends with the block, and on Linux with this process however
-    that ends.
+
+@contextmanager
+def running(
+    command: Sequence[str], hears: Callable[[str], Heard | None], environ: Mapping[str, str] | None = None
+) -> Iterator[Heard]:
+    """A process, as soon as ``hears`` has understood one of its lines: what it understood.
+
+    ``environ``: on top of this process's. It ends with the block, and on Linux with this process however that
+    ends. A bad end is a note on standard error: a stack that was asked too much may have to be killed.
 
     Raises:
-        RuntimeError: it did not get ready, or did not end well; with its last lines.
+        RuntimeError: it ended before it was understood; with its last lines.
     """
-    with tempfile.TemporaryFile("w+", prefix="aqaa-bench-") as lines:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=lines,
-            text=True,
-            env={**os.environ, **(environ or {})},
-        )
-        assert process.stdout is not None
+    with tempfile.TemporaryDirectory(prefix="aqaa-bench-") as folder:
+        said = Path(folder) / "lines"
+        with said.open("wb") as lines:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=lines,
+                stderr=lines,
+                env={**os.environ, **(environ or {})},
+            )
         try:
-            line = process.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the stack did not get ready:\n{_tail(lines)}")
-            ready = json.loads(line)
-            yield Stack(ready["addresses"], ready["pids"], ready["redis"])
-            process.send_signal(signal.SIGTERM)
-            if status := process.wait(STOP_SECONDS):
-                raise RuntimeError(f"the stack ended with status {status}, expected 0:\n{_tail(lines)}")
+            yield _understood(process, said, hears)
         finally:
-            process.stdout.close()
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()  # and the kernel kills its parts
-                    process.wait()
+            process.send_signal(signal.SIGTERM)
+            try:
+                status = process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()  # and the kernel kills its parts
+                status = process.wait()
+            if status not in (0, -signal.SIGTERM):
+                print(f"note: {command[0]} ended with status {status}: {_tail(said, 1)}", file=sys.stderr)
 
 
-def _tail(lines: "tempfile._TemporaryFileWrapper[str]") -> str:
-    lines.seek(0)
-    return "".join(lines.readlines()[-TAIL_LINES:])
+def _understood(
+    process: "subprocess.Popen[bytes]", said: Path, hears: Callable[[str], Heard | None]
+) -> Heard:
+    with said.open(encoding="utf-8", errors="replace") as lines:
+        line = ""
+        while True:
+            alive = process.poll() is None
+            while piece := lines.readline():
+                line += piece
+                if line.endswith("\n"):
+                    if (heard := hears(line.rstrip("\n"))) is not None:
+                        return heard
+                    line = ""
+            if not alive:
+                raise RuntimeError(f"it ended before it was ready:\n{_tail(said, TAIL_LINES)}")
+            time.sleep(LOOK_SECONDS)
+
+
+def _tail(said: Path, number: int) -> str:
+    return "\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-number:])
 
 
 def processor_seconds(pid: int) -> float:

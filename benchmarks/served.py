@@ -5,15 +5,15 @@
 Both intervals begin when the question's last sample has been spoken: its start plus its length, whatever the
 listener's backlog. Both sides are fed in real time, in pieces of 120 ms.
 
-- in process: until `aqaa.engine.pipeline` yields the first PCM. That is the critical path: the last hop of the
-  tokenizer, the prefill of its groups, the tokens up to the first tile, and that tile in the vocoder.
-- served: until the first chunk is in the hands of a Python caller of `aqaa.client`, checksums compared. That is
-  the same work, and everything between: caller, orchestrator, tokenizer, turn log, runner, llm, turn log,
+- in process: until `aqaa.engine.pipeline` yields the first PCM. That is the critical path: the last hop of
+  the tokenizer, the prefill of its groups, the tokens up to the first tile, and that tile in the vocoder.
+- served: until the first chunk is in the hands of a Python caller of `aqaa.client`, checksums compared. That
+  is the same work, and everything between: caller, orchestrator, tokenizer, turn log, runner, llm, turn log,
   vocoder, orchestrator, caller. The conversation is open before the question begins.
 
 The ratio is served over in process, of medians and of 95th percentiles; the goal is at most 1.10. Question,
-seed, bundle, and threads of a pass are the same; the sides take turns, each warm, while the other one rests. That
-both say the same is counted: otherwise they have not done the same work.
+seed, bundle, and threads of a pass are the same; the sides take turns, each warm, while the other one rests.
+That both say the same is counted: otherwise they have not done the same work.
 
 The one advantage of the services is that two of them can compute at once on two cores.
 """
@@ -32,7 +32,7 @@ from rich.progress import track
 
 from aqaa.client import AsyncClient
 from benchmarks._caller import Heard, ask
-from benchmarks._stack import aqaa_up, running, threads
+from benchmarks._stack import aqaa_up, ready_in, running, threads
 from benchmarks.latency import Pcm, Spread, Wall, questions, time_turn
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ GOAL = 1.10
 
 @dataclass(frozen=True)
 class Alone:
-    """A turn in one process: seconds from the last sample until it was heard and prefilled, its first text, its
-    first PCM; and its text."""
+    """A turn in one process: its text, and seconds from the question's last sample until all was heard and
+    prefilled, until its first text, until its first PCM (None: there was none)."""
 
     heard: float
     first_text: float
@@ -117,8 +117,8 @@ def table(figures: Mapping[str, Any]) -> str:
         steps = ", ".join(f"{name} {seconds:.3f}" for name, seconds in figures[f"{side}_steps"].items())
         lines.append(f"{side.replace('_', ' ')}, medians: {steps}")
     lines.append(
-        f"{figures['turns']} turns, {figures['with_sound']} with sound on both sides, {figures['same_text']} of "
-        f"these with the same text, {figures['taken_up_again']} calls taken up again"
+        f"{figures['turns']} turns, {figures['with_sound']} with sound on both sides, {figures['same_text']} "
+        f"of these with the same text, {figures['taken_up_again']} calls taken up again"
     )
     return "\n".join(lines)
 
@@ -143,7 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = Pipeline.load(given.bundle, threads=given.threads)
     alone: list[Alone] = []
     served: list[Heard] = []
-    with running(aqaa_up(given.bundle), threads(given.threads)) as stack, asyncio.Runner() as runner:
+    with (
+        running(aqaa_up(given.bundle), ready_in, threads(given.threads)) as stack,
+        asyncio.Runner() as runner,
+    ):
         client = AsyncClient(stack.address)
         ask_alone(pipeline, chosen[0], 0)
         runner.run(ask(client, chosen[0], 0))

@@ -2,15 +2,16 @@
 
     python -m benchmarks.turns [--bundle models/nano] [--live 1 2 4 8] [--turns 8]
 
-So many callers ask at once, each one question after another, in real time and in pieces of 120 ms; they begin
-spread over a question's length, and pause a second between turns. Everything runs on the same two cores: callers,
-services, turn log. Every turn is a session of its own, so all of a question's turns cost the same.
+So many callers ask at once, each one question after another, in real time and in pieces of 120 ms; they
+begin spread over a question's length, and pause a second between turns. Everything runs on the same two
+cores: callers, services, turn log. Every turn is a session of its own, so all of a question's turns cost the
+same.
 
 - TTFA: from the question's last sample spoken until the first chunk is in the caller's hands.
-- RTF: from the same moment to the last chunk, over the answer's length. It holds the first wait too; and as the
-  backbone may write only 12 s ahead of playback, long answers cannot come near to 0.
-- underrun: a chunk that arrives after its playback time. Playback starts with the first chunk, without a reserve,
-  and waits where it runs dry.
+- RTF: from the same moment to the last chunk, over the answer's length. It holds the first wait too; and as
+  the backbone may write only 12 s ahead of playback, long answers cannot come near to 0.
+- underrun: a chunk that arrives after its playback time. Playback starts with the first chunk, without a
+  reserve, and waits where it runs dry.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 from aqaa.client import AsyncClient, Patience
 from aqaa.errors import AqaaError
 from benchmarks._caller import Heard, ask
-from benchmarks._stack import aqaa_up, running
+from benchmarks._stack import aqaa_up, ready_in, running
 from benchmarks.latency import RATE, Pcm, Spread, questions
 
 CORES = 2
@@ -99,8 +100,9 @@ def row(made: Mapping[str, Any]) -> str:
     share = made["dry_seconds"] / made["answer_seconds"] if made["answer_seconds"] else 0.0
     underruns = f"{made['underruns']} of {made['chunks']}"
     return (
-        f"{made['live']:>4} {made['turns']:>5} {first['p50']:>7.3f} s {first['p95']:>5.3f} s {rtf['p50']:>8.2f} "
-        f"{rtf['p95']:>6.2f} {underruns:>13} {share:>7.1%}  {', '.join(made['failures']) or 'none'}"
+        f"{made['live']:>4} {made['turns']:>5} {first['p50']:>7.3f} s {first['p95']:>5.3f} s "
+        f"{rtf['p50']:>8.2f} {rtf['p95']:>6.2f} {underruns:>13} {share:>7.1%}  "
+        f"{', '.join(made['failures']) or 'none'}"
     )
 
 
@@ -122,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"callers and stack on {len(cores)} cores")
     print(HEAD, flush=True)
     rounds = []
-    with running(aqaa_up(given.bundle)) as stack:
+    with running(aqaa_up(given.bundle), ready_in) as stack:
         asyncio.run(measure(stack.address, asked, 1, 1))  # warm
         for live in given.live:
             rounds.append(figures(asyncio.run(measure(stack.address, asked, live, given.turns))))

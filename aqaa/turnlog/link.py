@@ -100,6 +100,7 @@ class Link:
             "socket_connect_timeout": settings.socket_timeout,
             "retry": Retry(NoBackoff(), 0),  # repeating is this class's, where it is counted
             "protocol": 2,
+            "driver_info": None,  # two commands a connection that a user with few rights may not give
             **options,
         }
         client: Redis | RedisCluster
@@ -240,8 +241,9 @@ def granted(reply: Any) -> Any:
 def _login(url: str) -> dict[str, Any]:
     """What a URL says besides the address."""
     found: dict[str, Any] = {**parse_url(url)}
-    login: dict[str, Any] = {key: found[key] for key in ("username", "password") if key in found}
-    return {**login, "ssl": True} if url.startswith("rediss") else login
+    for key in ("host", "port", "path", "db", "connection_class"):
+        found.pop(key, None)
+    return {**found, "ssl": True} if url.startswith("rediss") else found
 
 
 def _reply(reply: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from turnlog_cases import (
     CALLER,
     PATIENCE,
     STOPPED,
+    everything,
     groups,
     open_turn,
     run_turn,
@@ -18,6 +19,7 @@ from turnlog_cases import (
     texts,
     turn_log,
 )
+from turnlog_rules import ON_A_CLUSTER, RULES
 from turnlog_servers import VALKEY, Server
 
 from aqaa.turnlog import Appender, Consumer, Stream, Tenure, TurnLogSettings, post, read_all
@@ -113,6 +115,20 @@ async def test_turns_live_on_every_node_and_in_one_slot_each(tmp_path):
         await log.capacity.publish("llm-0", 4, 4)
         await log.capacity.admit(live.turn)
         assert await log.capacity.live() == 1
+
+
+async def test_users_with_few_rights_suffice_on_a_cluster_too(tmp_path):
+    async with cluster(tmp_path) as nodes:
+        for node in nodes:
+            for name, words in RULES.items():
+                assert node.ask("ACL", "SETUSER", name, *words, *ON_A_CLUSTER) == b"+OK\r\n"
+        front_url, runner_url = (f"redis://{name}:SECRET@127.0.0.1:{nodes[0].port}" for name in RULES)
+        async with (
+            turn_log(front_url, cluster=True, settings=CLUSTER) as front,
+            turn_log(runner_url, cluster=True, settings=CLUSTER, seed=1) as runner,
+        ):
+            await everything(front, runner)
+        assert [node.ask("ACL", "LOG") for node in nodes] == [b"*0\r\n"] * 3
 
 
 async def test_a_turn_goes_on_while_its_slot_moves(tmp_path):

@@ -1,12 +1,16 @@
 """What a turn log runs on: the oldest Redis, a server that stands still, TLS, users with few rights."""
 
 import asyncio
+import shutil
+import subprocess
+import time
 
 import pytest
 from turnlog_cases import BUNDLE, CALLER, everything, open_turn, text, texts, turn_log
-from turnlog_servers import Server, binary
+from turnlog_servers import Server, binary, free_port
 
-from aqaa.turnlog import Appender, Consumer, Role, Stream, Tenure, TurnLogSettings, post
+from aqaa.errors import Unavailable
+from aqaa.turnlog import Appender, Consumer, Link, Role, Stream, Tenure, TurnLogSettings, post
 
 
 @pytest.fixture(params=["redis62", "redis7", "valkey9"])
@@ -70,3 +74,58 @@ async def test_a_turn_goes_on_after_its_server_stood_still_for_longer_than_a_lea
         assert await Consumer(two.link, "runner-2").scan(1) == []
         assert (await Tenure.acquire(two.link, live.turn, Role.RUNNER, two.nonce())).why == "LEASED"
         assert (await two.state(live.turn, CALLER)).last[Stream.ANSWER].seq == 2
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A certificate authority, and a server's certificate for 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: it makes the certificates of this test")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    request = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", "2")
+    for name in ("ca", "other"):
+        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN=aqaa test {name}")
+    for name in ("server", "client"):
+        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}",
+                "-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(params=["server", "cluster"])
+def encrypted(request, folder, certificates):
+    """A server, or a cluster of one, that speaks nothing but TLS with those who have a certificate."""
+    port = free_port()
+    options = ["--port", "0", "--tls-port", str(port), "--tls-auth-clients", "yes"]
+    for option, file in (("cert", "server.pem"), ("key", "server.key"), ("ca-cert", "ca.pem")):
+        options += [f"--tls-{option}-file", str(certificates / file)]
+    clustered = request.param == "cluster"
+    if clustered:
+        options += ["--cluster-enabled", "yes", "--tls-cluster", "yes"]
+    server = Server(binary("redis7"), folder, *options, port=port, tls=certificates)
+    if clustered:
+        assert server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383") == b"+OK\r\n"
+        while b"cluster_state:ok" not in server.ask("CLUSTER", "INFO"):
+            time.sleep(0.02)
+    yield server, clustered
+    server.kill()
+
+
+async def test_a_turn_lives_behind_tls_that_the_url_alone_describes(encrypted, certificates):
+    server, clustered = encrypted
+    files = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "client.pem", "ssl_keyfile": "client.key"}
+    query = "&".join(f"{name}={certificates / file}" for name, file in files.items())
+    url = f"rediss://127.0.0.1:{server.port}"
+    async with (
+        turn_log(f"{url}?{query}", cluster=clustered) as front,
+        turn_log(f"{url}?{query}", cluster=clustered, seed=1) as runner,
+    ):
+        await everything(front, runner)
+    impatient = TurnLogSettings(call_timeout=0.5, socket_timeout=2.0)
+    stranger = query.replace("ca.pem", "other.pem")
+    for wrong in (f"redis://127.0.0.1:{server.port}", url, f"{url}?{stranger}"):
+        with pytest.raises(Unavailable):
+            await Link.connect(wrong, impatient, cluster=clustered)

@@ -1,9 +1,11 @@
 """Real servers for the turn log's tests: Valkey 9, Redis 6.2, Redis 7 if installed, a cluster of three."""
 
+import contextlib
 import importlib.util
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -48,13 +50,27 @@ def free_port() -> int:
 
 
 class Server:
-    """One server process on 127.0.0.1, without persistence unless the options say so."""
+    """One server process on 127.0.0.1, without persistence unless the options say so.
 
-    def __init__(self, program: Path, folder: Path, *options: str, port: int | None = None) -> None:
+    ``tls``: where ``ca.pem``, ``client.pem`` and ``client.key`` lie of a server that wants them.
+    """
+
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        *options: str,
+        port: int | None = None,
+        tls: Path | None = None,
+    ) -> None:
         self.program = program
         self.folder = folder
         self.options = options
         self.port = port or free_port()
+        self._tls: ssl.SSLContext | None = None
+        if tls is not None:
+            self._tls = ssl.create_default_context(cafile=tls / "ca.pem")
+            self._tls.load_cert_chain(tls / "client.pem", tls / "client.key")
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.start()
@@ -94,7 +110,12 @@ class Server:
 
     def ask(self, *words: str) -> bytes:
         """One command over a connection of its own; the reply as it comes, at most 64 KiB."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=5))
+            if self._tls is not None:
+                connection = stack.enter_context(
+                    self._tls.wrap_socket(connection, server_hostname="127.0.0.1")
+                )
             parts = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
             connection.sendall("".join(parts).encode())
             return connection.recv(65536)

@@ -272,6 +272,17 @@ class Data:
 
         return self.filled(self.by_length, make, rng)
 
+    def hearing(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """What was asked and what is the answer, both in writing: twice the questions for the same positions,
+        where a model still mishears more than it misspeaks."""
+
+        def make(row: int) -> Sequence:
+            item = self.items[self.item_of[row]]
+            branches = [self.targets.transcript(item.question), self.targets.written(item.answer)]
+            return pack(self.questions.prefix(row, rng), branches)
+
+        return self.filled(self.by_question, make, rng)
+
     def written(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """A question in writing, answered in speech: facts and voice without the labour of hearing."""
 
@@ -326,7 +337,7 @@ PRETRAINING = {
     "continuing": 0.03,
     "speaking": 0.15,
 }
-TUNING = {"turns": 0.80, "written": 0.08, "interleaved": 0.06, "speaking": 0.06}
+TUNING = {"turns": 0.52, "hearing": 0.32, "written": 0.06, "interleaved": 0.04, "speaking": 0.06}
 
 
 class BackboneTrainer:

@@ -1,0 +1,109 @@
+"""SIGTERM: not ready at once, turns finished or handed over, gone within the grace."""
+
+import os
+import signal
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from orchestrator_cases import (
+    PATIENCE,
+    Talking,
+    ask,
+    asking,
+    hear,
+    metadata,
+    nothing_left,
+    pcm,
+    refused,
+    replica,
+)
+from orchestrator_processes import process_of
+
+from aqaa.rpc.channel import ChannelSettings, open_channel
+from tests.stages import StubStages
+
+DRAINING = ("DRAINING", grpc.StatusCode.UNAVAILABLE)
+
+
+async def told_to_end(running):
+    """SIGTERM; returns when health says so."""
+    async with open_channel(running.address, ChannelSettings(health_check=False, attempts=1)) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        os.kill(running.pid, signal.SIGTERM)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+
+
+async def test_the_last_runner_answers_what_it_has(server):
+    stages = StubStages()
+    async with stages.serving() as address, replica(server.url, address, role="front") as front:
+        async with replica(server.url, address, role="runner"):
+            undisturbed = await ask(front)
+        held = stages.faults.hold("llm", 12)
+        async with process_of(server.url, address, role="runner", drain_seconds=PATIENCE) as runner:
+            call = front.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+            told = await hear(call, until="audio")
+            await held.reached.wait()
+            await told_to_end(runner)
+            held.release()
+            assert (await hear(call, told)).whole == undisturbed.whole
+            assert await runner.wait() == 0
+        await nothing_left(stages, front)
+
+
+async def test_a_runner_that_has_nothing_goes_at_once(server):
+    stages = StubStages()
+    async with (
+        stages.serving() as address,
+        replica(server.url, address, role="front") as front,
+        process_of(server.url, address, role="runner", drain_seconds=PATIENCE) as runner,
+    ):
+        await ask(front)
+        await told_to_end(runner)
+        assert await runner.wait() == 0
+        consumers = await front.orchestrator.shared.log.link.command(
+            "XINFO", "CONSUMERS", "aqaa:dispatch", "runners"
+        )
+        assert not consumers
+
+
+async def test_a_front_tells_to_the_end_what_it_tells(server):
+    stages = StubStages()
+    async with stages.serving() as address, replica(server.url, address) as other:
+        undisturbed = await ask(other)
+        held = stages.faults.hold("vocoder", 2)
+        async with process_of(server.url, address, role="front", drain_seconds=PATIENCE) as front:
+            idle = await Talking(front).begin()
+            talking = await Talking(front).begin()
+            await talking.question(pcm())
+            call = front.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+            told = await hear(call, until="audio", count=2)
+            await talking.hear("audio")
+            await told_to_end(front)
+            assert await refused(idle.hear("nothing")) == DRAINING
+            assert await refused(hear(front.stub.Ask(asking(), metadata=metadata()))) == DRAINING
+            held.release()
+            assert (await hear(call, told)).whole == undisturbed.whole
+            assert (await talking.hear("manifest")).sound == undisturbed.sound
+            assert await refused(talking.hear("nothing")) == DRAINING
+            assert await front.wait() == 0
+        await nothing_left(stages, other)
+
+
+async def test_what_a_front_cannot_tell_in_time_goes_on_elsewhere(server):
+    stages = StubStages()
+    async with stages.serving() as address, replica(server.url, address) as other:
+        undisturbed = await ask(other)
+        held = stages.faults.hold("llm", 12)
+        async with process_of(server.url, address, role="front", drain_seconds=0.5) as front:
+            call = front.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+            told = await hear(call, until="audio")
+            await held.reached.wait()
+            await told_to_end(front)
+            assert await refused(hear(call, told)) == DRAINING
+            assert await front.wait() == 0
+        held.release()
+        again = other.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
+        assert (await hear(again, told)).whole == undisturbed.whole
+        await nothing_left(stages, other)

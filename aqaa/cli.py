@@ -16,11 +16,11 @@ from rich.console import Console
 import aqaa
 from aqaa.audio.decode import Audio, AudioLimits, read_audio, write_wav
 from aqaa.bundle import Manifest, check_bundle, read_manifest
-from aqaa.commands.wish import Wish
+from aqaa.commands.wish import PORT_VARIABLE, Wish, usual_address
 from aqaa.errors import AqaaError, BundleCorrupt, BundleError, GrammarError, InvalidAudio, InvalidToken
 from aqaa.present.answer import Answer, Pipeline
 from aqaa.present.terminal import answer_record, progress_bar, show_answer, show_report
-from aqaa.stack.plan import DEFAULT_PORT, HOST, Plan
+from aqaa.stack.plan import DEFAULT_PORT, Plan
 from aqaa.tokens.groups import split
 
 app = typer.Typer(
@@ -33,7 +33,6 @@ CHECKOUT_BUNDLE = Path(aqaa.__file__).resolve().parents[1] / "models" / "nano"
 NEEDED_TO_COMPUTE = {"torch": "models", "safetensors": "models", "matplotlib": "models"}
 NEEDED_TO_SERVE = {"grpc_health": "serve", "redis": "serve"}
 """Package → the extra that brings it."""
-DEFAULT_ADDRESS = f"{HOST}:{DEFAULT_PORT}"
 
 Out = Annotated[Path, typer.Option("--out", help="Where the answer is written, as WAV.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -100,7 +99,7 @@ def ask(
     picture: Picture = None,
     address: Annotated[
         str | None,
-        typer.Option(envvar="AQAA_ADDRESS", help=f"A stack that must answer; else {DEFAULT_ADDRESS} may."),
+        typer.Option(envvar="AQAA_ADDRESS", help="A stack that must answer; else that of aqaa up may."),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Answer in this process, without services.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, with --local.")] = None,
@@ -118,7 +117,7 @@ def ask(
         with progress_bar(Console(stderr=True), "listening and answering"):
             answer: Answer = pipeline.ask(audio, seed=seed)
     else:
-        answer = served(Wish(audio, seed, address, bundle, root))
+        answer = served(Wish(audio, seed, address, usual_address(os.environ), bundle, root))
     deliver(answer, manifest, out, picture, as_json)
 
 
@@ -181,7 +180,7 @@ def up(
     port: Annotated[
         int,
         typer.Option(
-            envvar="AQAA_ORCHESTRATOR_PORT",
+            envvar=PORT_VARIABLE,
             min=0,
             max=65535,
             help="Where callers connect; 0 is any free port, as for all other ports.",
@@ -235,8 +234,8 @@ def talk(
         typer.Argument(metavar="[WAV …]", help="Recordings, a turn each; else a microphone."),
     ] = None,
     address: Annotated[
-        str, typer.Option(envvar="AQAA_ADDRESS", help="Of a running orchestrator.")
-    ] = DEFAULT_ADDRESS,
+        str | None, typer.Option(envvar="AQAA_ADDRESS", help="Of a stack; that of aqaa up by default.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder for answer-1.wav and so on.")] = Path("."),
 ) -> None:
     """Hold a conversation with a running stack. Ctrl-C interrupts an answer, a second one ends."""
@@ -245,7 +244,7 @@ def talk(
     if not out.is_dir():
         raise BadArgument(f"{out}: answers cannot be written, there is no such folder")
     recordings = [(path.name, read_audio(path)) for path in questions or ()]
-    if hold_talk(address, recordings, out):
+    if hold_talk(address or usual_address(os.environ), recordings, out):
         raise typer.Exit(130)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from aqaa.audio.decode import Audio
 from aqaa.audio.resample import StreamResampler
 from aqaa.bundle import MANIFEST_NAME
-from aqaa.client import DEFAULT_ADDRESS, AsyncClient, TurnOpened, TurnOptions
+from aqaa.client import AsyncClient, TurnOpened, TurnOptions
 from aqaa.client.health import Standing, standing
 from aqaa.commands.served import Hearing, Pcm, ServedAnswer
 from aqaa.commands.wish import Wish
@@ -70,7 +70,7 @@ def ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
 
 
 async def _ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
-    where = wish.address or DEFAULT_ADDRESS
+    where = wish.address or wish.usual
     found = await standing(where, LOOK_SECONDS)
     if found is Standing.SERVING:
         progress(f"asking the stack at {where}", None)
@@ -79,6 +79,8 @@ async def _ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
         except BundleChanged as error:
             if wish.address is not None:
                 raise BundleError(f"{error}: start a stack with --bundle {wish.bundle}") from None
+        except Unavailable as error:
+            raise Unavailable(f"the stack at {where} has not finished the answer: {error}") from error
     elif wish.address is not None:
         raise Unavailable(
             f"the stack at {where} {found}: start one with aqaa up, or leave --address and AQAA_ADDRESS out"

@@ -145,11 +145,13 @@ def test_without_local_the_services_answer_and_all_is_told_as_before(
         return pipeline.answer
 
     monkeypatch.setattr(cli, "served", served)
+    monkeypatch.setenv("AQAA_ORCHESTRATOR_PORT", "50099")
     flags = ("--out", "answer.wav", "--json", "--seed", "3", "--address", "127.0.0.1:9")
     said = run("ask", str(question), *flags)
     assert said == run("ask", str(question), "--out", "answer.wav", "--json", "--local")
     (wish,) = wishes
     assert (wish.seed, wish.address, wish.bundle, wish.ours) == (3, "127.0.0.1:9", bundle_dir, bundle_dir)
+    assert wish.usual == "127.0.0.1:50099"
     assert wish.question.sample_rate == 16000
 
 

@@ -1,4 +1,8 @@
-"""The standard health service: one answer for the whole process, and everybody who watches hears it change.
+"""The standard health service: everybody who watches hears it change.
+
+One answer holds for the whole process, under ``""`` and the names of its services: whether calls may come
+here. Clients and balancers ask for that. ``readiness`` also says no while a service would refuse new work for
+want of room: it is for probes alone, since who is in must still come to resume and to cancel.
 
 grpcio-health-checking has one too, whose watchers of a name go deaf when any of them leaves
 (docs/decisions/0006).
@@ -15,12 +19,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+READINESS = "readiness"
+
+
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """NOT_SERVING until told otherwise. Knows ``""`` and the names in ``services``."""
+    """NOT_SERVING until told otherwise. Knows ``""``, READINESS and the names in ``services``."""
 
     def __init__(self, services: Iterable[str] = ()) -> None:
-        self._names = {"", *services}
+        self._names = {"", READINESS, *services}
         self._serving = False
+        self._full = False
         self._changed = asyncio.Event()
 
     @property
@@ -28,10 +36,16 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """What ``Check`` answers."""
         return self._serving
 
-    def say(self, *, serving: bool) -> None:
-        """Tells everybody who watches."""
-        if serving is not self._serving:
-            self._serving = serving
+    @property
+    def full(self) -> bool:
+        return self._full
+
+    def say(self, *, serving: bool | None = None, full: bool | None = None) -> None:
+        """Tells everybody who watches; what is not given stays as it was."""
+        before = self._serving, self._full
+        self._serving = self._serving if serving is None else serving
+        self._full = self._full if full is None else full
+        if (self._serving, self._full) != before:
             past, self._changed = self._changed, asyncio.Event()
             past.set()
 
@@ -56,4 +70,5 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         kinds = health_pb2.HealthCheckResponse
         if service not in self._names:
             return int(kinds.SERVICE_UNKNOWN)
-        return int(kinds.SERVING if self._serving else kinds.NOT_SERVING)
+        well = self._serving and not (service == READINESS and self._full)
+        return int(kinds.SERVING if well else kinds.NOT_SERVING)

@@ -151,6 +151,10 @@ class Server:
         self._health.say(serving=False)
         self._metrics[catalogue.READY].set(0)
 
+    def full(self, full: bool) -> None:
+        """Whether new work would be refused for want of room: only the health name ``readiness`` says so."""
+        self._health.say(full=full)
+
     def stop(self) -> None:
         """Asks the server to drain and end, as SIGTERM does; asked again, to end at once."""
         self.not_ready()

@@ -1,6 +1,5 @@
 """Starts the orchestrator: ``python -m services.orchestrator --help``."""
 
-import asyncio
 import logging
 import os
 import secrets
@@ -37,13 +36,13 @@ async def main(settings: OrchestratorSettings) -> None:
         async with server:
             await orchestrator.until_ready()
             server.ready()
-            watching = asyncio.create_task(
-                orchestrator.watch(lambda well: server.ready() if well else server.not_ready())
+            orchestrator.watch(
+                well=lambda well: server.ready() if well else server.not_ready(),
+                room=lambda room: server.full(not room),
             )
             try:
                 await server.until_stopped(drain=orchestrator.drain)
             finally:
-                watching.cancel()
                 await orchestrator.aclose()
 
 

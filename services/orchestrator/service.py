@@ -81,8 +81,17 @@ class Orchestrator:
                 self._note(error)
             await self.shared.clock.sleep(self.shared.settings.retry_seconds)
 
-    async def watch(self, say: Callable[[bool], None]) -> None:
-        """Looks at the stages again and again; says whether a turn could be answered now."""
+    def watch(self, *, well: Callable[[bool], None], room: Callable[[bool], None]) -> None:
+        """From now on says whether a turn could be answered, and whether the next one would be let in.
+
+        A runner lets none in, and says nothing about it.
+        """
+        background = self.shared.background
+        background.forever("watch stages", lambda: self._watch(well))
+        if (front := self.front) is not None:
+            background.forever("watch room", lambda: front.watch_room(room))
+
+    async def _watch(self, say: Callable[[bool], None]) -> None:
         while True:
             await self.shared.clock.sleep(self.shared.settings.probe_seconds)
             try:

@@ -1,7 +1,8 @@
 """The front: lets turns in, gives them back to callers who lost them, ends them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aqaa.errors import (
@@ -70,6 +71,7 @@ class Front:
         self.book = Book(shared.log)
         self.desk = Desk(shared, self.book, shared.log.keeper())
         self.draining = asyncio.Event()
+        self._admitted = asyncio.Event()
         shared.background.forever("front keeper", self.desk.keeper.run)
 
     # -- questions --
@@ -115,6 +117,7 @@ class Front:
                 pass  # it is new, or was given up before it was opened
         try:
             await shared.log.capacity.admit(turn)
+            self._admitted.set()
         except AqaaError as error:
             shared.metrics[catalogue.TURNS_REFUSED].labels(reason=error.reason).inc()
             raise
@@ -310,6 +313,20 @@ class Front:
         self._check_bundle(spec)
         await send(TurnEvent(turn_id=turn.turn_id, opened=self._opening(spec)))
         await replay(self.shared, turn, spec, state.terminal.reason, send)
+
+    async def watch_room(self, say: Callable[[bool], None]) -> None:
+        """Says again and again whether the next turn would be let in; at once when one was let in here."""
+        log, seconds = self.shared.log, self.shared.settings.capacity_seconds
+        while True:
+            self._admitted.clear()
+            try:
+                (slots, _), live = await log.capacity.slots(), await log.capacity.live()
+                say(live < slots)
+            except AqaaError:
+                say(False)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._admitted.wait()
 
     async def drain(self) -> None:
         """Lets nothing new in; what waits for a caller is for other fronts."""

@@ -13,6 +13,7 @@ from rpc_cases import NAME, STREAM, TOKENIZE, ToySettings, in_loop, serving
 
 from aqaa import errors
 from aqaa.rpc.caller import Caller, call_metadata
+from aqaa.rpc.health import READINESS
 from aqaa.rpc.server import run
 from aqaa.rpc.status import typed_errors
 from aqaa.telemetry.log import bind
@@ -45,6 +46,20 @@ async def test_health_says_serving_only_when_the_service_says_it_is_ready():
         served.server.ready()
         assert (await watcher.read()).status == SERVING
         assert served.sample("aqaa_ready") == 1
+        served.server.not_ready()
+        assert (await watcher.read()).status == NOT_SERVING
+
+
+@in_loop
+async def test_only_readiness_says_that_there_is_no_room():
+    async with serving() as served:
+        watcher, first = await watch(served, READINESS)
+        assert first == SERVING
+        served.server.full(True)
+        assert (await watcher.read()).status == NOT_SERVING
+        assert (await health(served).Check(health_pb2.HealthCheckRequest(service=NAME))).status == SERVING
+        served.server.full(False)
+        assert (await watcher.read()).status == SERVING
         served.server.not_ready()
         assert (await watcher.read()).status == NOT_SERVING
 

@@ -1,8 +1,9 @@
 """An orchestrator as a process of its own, over stub stages of this one: what hostile callers meet.
 
-    async with orchestrator(server.url, StubStages(), question_idle_seconds=0.2) as front:
-        await front.answered()          # a good caller gets its whole answer
-        front.resident                  # bytes of its memory
+    with turn_log(folder) as url:
+        async with orchestrator(url, StubStages(), question_idle_seconds=0.2) as front:
+            await front.answered()          # a good caller gets its whole answer
+            front.resident              # bytes of its memory
 
 The process is a real one, with the limits of a real server, and in the production profile.
 """
@@ -14,8 +15,9 @@ import os
 import re
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,26 @@ from redis.asyncio import Redis
 
 from aqaa.rpc.caller import Caller
 from aqaa.rpc.channel import ChannelSettings, open_channel
+from aqaa.stack.children import LAUNCHER
 from aqaa.stack.health import until_serving
 from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1 import orchestrator_pb2_grpc
 from tests.integration.orchestrator.orchestrator_cases import ALICE, PATIENCE, Told, asking, hear, metadata
+from tests.integration.turnlog.turnlog_servers import Server, binary
 from tests.stages import StubStages
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "/aqaa.v1.OrchestratorService"
+
+
+@contextmanager
+def turn_log(folder: Path) -> Iterator[str]:
+    """The URL of a Valkey of its own."""
+    server = Server(binary("valkey9"), folder)
+    try:
+        yield server.url
+    finally:
+        server.kill()
 
 
 @dataclass
@@ -88,14 +102,16 @@ class Front:
         assert told.manifest is not None
         return told
 
-    async def at_rest(self) -> None:
-        """Returns when it holds no call, no turn, no place, no slot."""
+    async def at_rest(self, calls: int = 0) -> None:
+        """Returns when it holds no turn, no place, no slot, and no more than so many calls."""
 
         async def resting() -> bool:
-            gauges = ("aqaa_rpc_in_flight", "aqaa_turns_live", "aqaa_sessions_live")
-            held = [await self.sample(gauge) for gauge in gauges]
+            open_calls, turns = [
+                await self.sample(f"aqaa_{name}") for name in ("rpc_in_flight", "turns_live")
+            ]
             places = await self.command("ZCARD", "aqaa:live")
-            return not any(held) and not places and not self.stages.held and not self.stages.open_calls
+            held = self.stages.held or self.stages.open_calls
+            return open_calls <= calls and not (turns or places or held)
 
         await until(resting)
 
@@ -117,8 +133,10 @@ async def orchestrator(url: str, stages: StubStages, **flags: Any) -> AsyncItera
             word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))
         ]
         process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()),
             sys.executable, "-m", "services.orchestrator", *words,
-            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=asyncio.subprocess.PIPE, limit=2**20,
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, limit=2**20,
+            stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE,
         )  # fmt: skip
         lines: list[dict[str, Any]] = []
         listening = asyncio.Event()

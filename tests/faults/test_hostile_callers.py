@@ -11,7 +11,7 @@ import pytest
 from aqaa.rpc.caller import Caller
 from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1.audio_pb2 import AudioFormat, QuestionAudio
-from tests.faults.hostile_cases import SERVICE, conversing, orchestrator, refused
+from tests.faults.hostile_cases import SERVICE, conversing, orchestrator, refused, turn_log
 from tests.integration.orchestrator.orchestrator_cases import (
     ALICE,
     FORMAT,
@@ -22,7 +22,6 @@ from tests.integration.orchestrator.orchestrator_cases import (
     metadata,
     pcm,
 )
-from tests.integration.turnlog.turnlog_servers import Server, binary
 from tests.stages import StubStages
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
@@ -39,13 +38,12 @@ def runner():
 @pytest.fixture(scope="module")
 def front(runner, tmp_path_factory):
     """One process for all of them: it has to outlive every one."""
-    server = Server(binary("valkey9"), tmp_path_factory.mktemp("valkey"))
-    serving = orchestrator(server.url, StubStages(), replay=True, question_idle_seconds=0.3)
-    made = runner.run(serving.__aenter__())
-    yield made
-    runner.run(made.at_rest())
-    runner.run(serving.__aexit__(None, None, None))
-    server.kill()
+    with turn_log(tmp_path_factory.mktemp("valkey")) as url:
+        serving = orchestrator(url, StubStages(), replay=True, question_idle_seconds=0.3)
+        made = runner.run(serving.__aenter__())
+        yield made
+        runner.run(made.at_rest())
+        runner.run(serving.__aexit__(None, None, None))
 
 
 def of_format(**given):

@@ -314,9 +314,8 @@ def served(wish: Wish) -> Answer:
     except asking.Stopped as stopped:
         raise typer.Exit(stopped.status) from None
     except asking.StackFailed as failed:
-        for line in failed.tail:
-            print(f"    {line}", file=sys.stderr)
-        print(f"error: {failed}", file=sys.stderr)
+        tail = ["its last lines:", *(f"    {line}" for line in failed.tail)] if failed.tail else []
+        print(*tail, f"error: {failed}", sep="\n", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

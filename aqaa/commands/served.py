@@ -18,6 +18,7 @@ from aqaa.client import (
     Transcript,
     TurnTokens,
 )
+from aqaa.errors import Unsupported
 from aqaa.tokens.classes import TokenClass
 
 Pcm = NDArray[np.float32]
@@ -108,10 +109,15 @@ class Hearing:
                 self._manifest = event
 
     def answer(self, sample_rate: int) -> ServedAnswer:
-        """All of it, behind its last event; ``sample_rate`` in Hz, of its sound."""
-        assert self._manifest is not None
-        assert self._manifest.tokens is not None
-        manifest, tokens = self._manifest, self._manifest.tokens
+        """All of it, behind its last event; ``sample_rate`` in Hz, of its sound.
+
+        Raises:
+            Unsupported: the tokens have not come.
+        """
+        manifest = self._manifest
+        assert manifest is not None
+        if (tokens := manifest.tokens) is None:
+            raise Unsupported("the stack does not tell an answer's tokens; is it of another version?")
         timeline = Timeline(**self._marks)
         pcm = from_bytes(b"".join(self._sound), "s16le")
         return ServedAnswer(

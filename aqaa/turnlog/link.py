@@ -192,6 +192,14 @@ class Link:
         return _reply(reply)
 
     async def _pipeline(self, calls: Sequence[Call | tuple[Any, ...]]) -> list[Any]:
+        try:
+            return await self._piped(calls)
+        except _BROKEN:
+            if isinstance(self.client, RedisCluster):  # only single commands learn that a node was replaced
+                await self.client.nodes_manager.initialize()
+            raise
+
+    async def _piped(self, calls: Sequence[Call | tuple[Any, ...]]) -> list[Any]:
         pipe: Any
         pipe = self.client.pipeline() if self.clustered else self.client.pipeline(transaction=False)
         for call in calls:

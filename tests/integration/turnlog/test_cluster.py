@@ -22,7 +22,8 @@ from turnlog_cases import (
 from turnlog_rules import ON_A_CLUSTER, RULES
 from turnlog_servers import VALKEY, Server
 
-from aqaa.turnlog import Appender, Consumer, Stream, Tenure, TurnLogSettings, post, read_all
+from aqaa.errors import LogDiverged, Superseded
+from aqaa.turnlog import Appender, Consumer, Role, Stream, Tenure, TurnLogSettings, post, read_all
 
 SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
 OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
@@ -148,9 +149,48 @@ async def test_a_turn_goes_on_while_its_slot_moves(tmp_path):
                 assert node.ask("CLUSTER", "SETSLOT", slot, "NODE", node_id(target)) == b"+OK\r\n"
             for word in (" two", " three"):  # the first is redirected
                 await answer.append(text(word))
+            assert b"errorstat_MOVED:" in source.ask("INFO", "errorstats")
             assert await texts(follower, 2) == [" two", " three"]
             channel = live.turn.channel("front").encode()
             await settled(lambda: channel in target.ask("PUBSUB", "SHARDCHANNELS"))
+
+
+async def test_appends_are_made_while_the_keys_of_their_turn_are_on_two_nodes(tmp_path):
+    """The slot moves key by key: the server answers ASK and TRYAGAIN, and in the end MOVED."""
+    async with cluster(tmp_path) as nodes, turn_log(nodes[0].url, cluster=True, settings=CLUSTER) as log:
+        live = await open_turn(log, session=next(sessions_on(log, nodes[0])).session)
+        answer = Appender(await run_turn(log, live.turn), Stream.ANSWER)
+        slot, source, target = str(log.link.client.keyslot(live.turn.state)), nodes[0], nodes[1]
+        words, stopped = [], asyncio.Event()
+
+        async def write() -> None:
+            while not stopped.is_set():
+                words.append(str(len(words)))
+                await answer.append(text(words[-1]))
+
+        async def progress() -> None:
+            """Something is written, or tried and sent away, since."""
+            before = len(words), log.link.breaks
+            while (len(words), log.link.breaks) == before:
+                await asyncio.sleep(0.005)
+
+        async with log.following.follow(live.turn, Stream.ANSWER) as follower:
+            writing = asyncio.create_task(write())
+            await progress()
+            target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", node_id(source))
+            source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", node_id(target))
+            for key in (*live.turn.keys, live.turn.meta):
+                await progress()
+                source.ask("MIGRATE", "127.0.0.1", str(target.port), key, "0", "5000")
+            await progress()
+            for node in (target, source, nodes[2]):
+                assert node.ask("CLUSTER", "SETSLOT", slot, "NODE", node_id(target)) == b"+OK\r\n"
+            await progress()
+            stopped.set()
+            await writing
+            assert await texts(follower, len(words)) == words
+        errors = source.ask("INFO", "errorstats") + target.ask("INFO", "errorstats")
+        assert all(f"errorstat_{name}:".encode() in errors for name in ("ASK", "MOVED"))
 
 
 @pytest.mark.parametrize("how", ["asked", "killed"])
@@ -166,6 +206,7 @@ async def test_a_turn_goes_on_when_a_replica_becomes_the_master(tmp_path, how):
             for i in range(5):
                 await answer.append(text(str(i)))
             assert await texts(follower, 5) == [str(i) for i in range(5)]
+            assert b"cmdstat_eval:" not in nodes[3].ask("INFO", "commandstats")
             if how == "killed":
                 nodes[0].kill()
             else:
@@ -174,34 +215,100 @@ async def test_a_turn_goes_on_when_a_replica_becomes_the_master(tmp_path, how):
                 await answer.append(text(str(i)))
             assert await texts(follower, 5) == [str(i) for i in range(5, 10)]
             await settled(lambda: b"role:master" in nodes[3].ask("INFO", "replication"))
+            assert b"errorstat_NOSCRIPT:" in nodes[3].ask("INFO", "errorstats")
+            assert b"cmdstat_eval:" in nodes[3].ask("INFO", "commandstats")
             await log.finish(live.front, STOPPED)
             assert await follower.next(PATIENCE) is None
             assert len(await read_all(log.link, live.turn, Stream.ANSWER)) == 10
 
 
-async def test_what_a_replica_had_not_yet_is_written_again(tmp_path):
-    """Its link was cut before it was promoted: the last appends are lost, and come back."""
+@contextlib.asynccontextmanager
+async def promoted_behind(tmp_path, *, reads: bool):
+    """A replica became the master whose link was cut when it had entry "0"; "1" to "3" were written since.
+
+    Gives a pen, a reader that has read them all (if ``reads``), and the log of a third process.
+    """
     async with (
         cluster(tmp_path, replicas=1) as nodes,
         turn_log(nodes[0].url, cluster=True, settings=CLUSTER) as log,
+        turn_log(nodes[1].url, cluster=True, settings=CLUSTER, seed=1) as reading,
+        turn_log(nodes[2].url, cluster=True, settings=CLUSTER, seed=2) as later,
     ):
         live = await open_turn(log, session=next(sessions_on(log, nodes[0])).session)
         answer = Appender(await run_turn(log, live.turn), Stream.ANSWER)
-        async with log.following.follow(live.turn, Stream.ANSWER) as follower:
+        async with contextlib.AsyncExitStack() as stack:
+            reader = None
+            if reads:
+                reader = await stack.enter_async_context(reading.following.follow(live.turn, Stream.ANSWER))
             await answer.append(text("0"))
-            assert await texts(follower, 1) == ["0"]
             node = log.link.client.get_node_from_key(live.turn.state)
             assert await log.link.command("WAIT", 1, 5000, target_nodes=node) == 1
             nodes[3].pause()
             nodes[0].ask("CLIENT", "KILL", "TYPE", "replica")
             for i in range(1, 4):
                 await answer.append(text(str(i)))
-            assert await texts(follower, 3) == ["1", "2", "3"]
+            if reader is not None:
+                assert await texts(reader, 4) == list("0123")
+                reading.following._tasks[0].cancel()  # it does not look before the test says so
             nodes[0].kill()
             nodes[3].go_on()
             assert replicated(nodes[3], live.turn.stream(Stream.ANSWER)) == 1
             await settled(lambda: nodes[3].ask("CLUSTER", "FAILOVER", "TAKEOVER") == b"+OK\r\n")
-            await answer.append(text("4"))
-            assert await texts(follower, 1) == ["4"]
-            written = await read_all(log.link, live.turn, Stream.ANSWER)
-            assert [e.record(Stream.ANSWER).piece.text.text for e in written] == list("01234")
+            yield answer, reader, later
+
+
+def look(reader) -> None:
+    """A reader that stood still goes on."""
+    following = reader._following
+    following._tasks[0] = asyncio.create_task(following._drain())
+
+
+async def written(log, pen) -> list[str]:
+    """The words of the answer. Raises where the chain of hashes is broken."""
+    entries = await read_all(log.link, pen.tenure.turn, Stream.ANSWER)
+    return [entry.record(Stream.ANSWER).piece.text.text for entry in entries]
+
+
+async def successor(log, pen) -> Appender:
+    """A runner that takes the turn over, as it finds it."""
+    taken = await Tenure.acquire(log.link, pen.tenure.turn, Role.RUNNER, log.nonce(), force=True)
+    assert isinstance(taken, Tenure)
+    return (await log.pen(taken, Stream.ANSWER))[0]
+
+
+async def test_a_writer_writes_again_what_a_replica_had_not_yet(tmp_path):
+    async with promoted_behind(tmp_path, reads=True) as (answer, reader, later):
+        await answer.append(text("4"))
+        assert await written(later, answer) == list("01234")
+        look(reader)
+        assert await texts(reader, 1) == ["4"]
+
+
+async def test_a_reader_puts_back_what_a_replica_had_not_yet_when_the_writer_is_dead(tmp_path):
+    async with promoted_behind(tmp_path, reads=True) as (dead, reader, later):
+        look(reader)
+        while await written(later, dead) != list("0123"):
+            await asyncio.sleep(0.02)
+        await (await successor(later, dead)).append(text("4"))
+        assert await texts(reader, 1) == ["4"]
+
+
+async def test_without_witnesses_the_turn_goes_on_from_what_the_replica_has(tmp_path):
+    async with promoted_behind(tmp_path, reads=False) as (dead, _, later):
+        await (await successor(later, dead)).append(text("one"))
+        assert await written(later, dead) == ["0", "one"]
+        with pytest.raises(Superseded):  # not dead after all
+            await dead.append(text("4"))
+
+
+async def test_who_has_read_what_was_written_otherwise_since_learns_that_the_log_diverged(tmp_path):
+    async with promoted_behind(tmp_path, reads=True) as (dead, reader, later):
+        pen = await successor(later, dead)
+        for word in ("one", "two", "three", "four"):
+            await pen.append(text(word))
+        look(reader)
+        with pytest.raises(LogDiverged):
+            await reader.next(PATIENCE)
+        assert await written(later, dead) == ["0", "one", "two", "three", "four"]
+        with pytest.raises(Superseded):
+            await dead.append(text("4"))

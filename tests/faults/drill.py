@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
+from uuid import uuid4
 
 import numpy as np
 
@@ -83,7 +84,7 @@ class Drill:
         whole = case.phase is not Phase.QUESTION and rng.random() < 0.5
         question = replace(self._question(voice), whole=whole)
         await prepare(case.fault, stack)
-        caller = Caller(stack.address("front"), question, f"{case.seed:x}-{rng.randrange(2**32):x}")
+        caller = Caller(stack.address("front"), question, uuid4().hex)
         scene = Scene(stack, caller, case.phase, rng, told=["asked" if whole else "spoken"])
         began = time.monotonic()
         error = await self._turn(scene, case.fault)
@@ -129,9 +130,7 @@ class Drill:
     async def _expected(self, voice: int) -> Heard:
         """The undisturbed turn of the same question and seed."""
         if voice not in self._undisturbed:
-            caller = Caller(
-                self._stack.address("front"), self._question(voice), f"undisturbed-{time.time_ns():x}"
-            )
+            caller = Caller(self._stack.address("front"), self._question(voice), uuid4().hex)
             self._undisturbed[voice] = await caller.run()
         return self._undisturbed[voice]
 

@@ -35,7 +35,8 @@ class Scene:
 
     async def victim(self, role: str) -> Process:
         """Whoever has the turn; where nobody has, one of them."""
-        found = await self.stack.holding(role)
+        stopped = self.phase is Phase.DISPATCH and role == "runner"  # nobody has it, and none would say so
+        found = None if stopped else await self.stack.holding(role)
         self.told.append(f"{role} {'has the turn' if found else 'is idle'}")
         return found or self.rng.choice(self.stack.processes[role])
 

@@ -56,7 +56,9 @@ class Nursery:
         return self._process.pid
 
     async def bear(self, name: str, words: Sequence[str], log: Path) -> tuple[int, "asyncio.Future[int]"]:
-        """Starts ``python -m words…``: its pid, and its exit status when there is one."""
+        """Starts ``python -m words…``: its pid, and its exit status in time. Raises RuntimeError."""
+        if self._listening.done():
+            raise RuntimeError("the nursery has ended")
         born = self._born[name] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
         line = json.dumps({"name": name, "words": list(words), "log": str(log)})
@@ -81,6 +83,8 @@ class Nursery:
             else:
                 self._ended[told["pid"]] = asyncio.get_running_loop().create_future()
                 self._born.pop(told["name"]).set_result(told["pid"])
+        for waiting in (*self._born.values(), *self._ended.values()):
+            waiting.set_exception(RuntimeError("the nursery has ended"))
 
 
 def main(modules: Sequence[str]) -> None:

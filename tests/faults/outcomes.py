@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from aqaa.errors import AqaaError, DeliveryBroken
-from tests.faults.caller import Heard
+from aqaa.errors import AqaaError, CapacityError, DeliveryBroken
+from tests.faults.caller import Heard, Phase
+from tests.faults.faults import FAULTS
 
 MOST_ERRORS = 0.05
 """Of all turns."""
@@ -16,7 +17,7 @@ class Outcome(StrEnum):
     SAME = "same"
     """Every sample once, in order, bit for bit those of the undisturbed turn; text and manifest too."""
     ERROR = "error"
-    """A typed error that says what is missing."""
+    """A typed error that names what is missing, or the stage that is; or a refusal at the door."""
     WRONG = "wrong"
     """Anything else: lost, doubled, other samples, an error that nobody meant, no end."""
 
@@ -54,7 +55,8 @@ def _judge_error(heard: Heard, error: BaseException, undisturbed: Heard) -> Verd
     detail = f"{error} {error.metadata}"
     if not undisturbed.sound.startswith(heard.sound):
         return Verdict(Outcome.WRONG, "DIFFERENT", f"before {error.reason}: {detail}")
-    meant = error.reason != AqaaError.reason and not isinstance(error, DeliveryBroken)
+    names = isinstance(error, CapacityError) or bool({"missing", "stage"} & error.metadata.keys())
+    meant = names and error.reason != AqaaError.reason and not isinstance(error, DeliveryBroken)
     return Verdict(Outcome.ERROR if meant else Outcome.WRONG, error.reason, detail)
 
 
@@ -113,7 +115,7 @@ class Table:
     def __str__(self) -> str:
         rows = [("phase", "happened to", "turns", "same PCM", "typed error", "wrong", "left over")]
         groups: dict[tuple[str, str], list[Result]] = {}
-        for result in self.results:
+        for result in sorted(self.results, key=_place):
             groups.setdefault((result.phase, _whom(result.fault)), []).append(result)
         for (phase, whom), results in [*groups.items(), (("all", ""), self.results)]:
             by = {outcome: [r for r in results if r.verdict.outcome is outcome] for outcome in Outcome}
@@ -131,6 +133,11 @@ class Table:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [[f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows]
         return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _place(result: Result) -> tuple[int, int]:
+    """Phases and faults as they are listed."""
+    return list(Phase).index(Phase(result.phase)), list(FAULTS).index(result.fault)
 
 
 def _whom(fault: str) -> str:

@@ -67,8 +67,15 @@ class Process:
         self._living = asyncio.create_task(self._live(), name=self.name)
 
     async def ready(self) -> None:
-        """Returns when health says SERVING."""
-        await until_serving(self.address)
+        """Returns when health says SERVING. Raises RuntimeError if it cannot be started at all."""
+        assert self._living is not None
+        serving = asyncio.ensure_future(until_serving(self.address))
+        try:
+            await asyncio.wait({serving, self._living}, return_when=asyncio.FIRST_COMPLETED)
+            if self._living.done():
+                self._living.result()
+        finally:
+            serving.cancel()
 
     def shoot(self, number: signal.Signals) -> bool:
         """A signal that ends it, or stops it for a while. False if there was nobody to be shot."""
@@ -110,8 +117,10 @@ class Process:
         while not self._stopping:
             self._shot = None
             self.pid, ended = await self._nursery.bear(self.name, [*self._words, *ports], self.log)
-            status = await ended
-            self.pid = None
+            try:
+                status = await ended
+            finally:
+                self.pid = None
             if status != _ENDS.get(self._shot):
                 after = self._shot.name if self._shot else "nothing"
                 self.accidents.append(f"{self.name} ended with {status} after {after}")

@@ -24,7 +24,7 @@ def heard(chunks=(0, 1, 2), **given):
 
 
 def test_the_same_sound_text_and_manifest_are_the_same():
-    assert judge(heard(), None, heard()) == Verdict(Outcome.SAME)
+    assert judge(heard(), None, heard()) == SAME
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_whatever_differs_is_wrong(given):
         (Unavailable("gone", stage="llm"), Outcome.ERROR),
         (CapacityError("full"), Outcome.ERROR),
         (AqaaError("a fault"), Outcome.WRONG),
+        (Unavailable("gone"), Outcome.WRONG),
         (DeliveryBroken("a hole", missing="chunk:2"), Outcome.WRONG),
         (TimeoutError(), Outcome.WRONG),
         (ValueError("no"), Outcome.WRONG),
@@ -61,7 +62,7 @@ def test_only_errors_that_are_meant_are_errors(error, outcome):
 
 
 def test_wrong_sound_before_an_error_is_wrong():
-    assert judge(heard((1,)), Unavailable("gone"), heard()).outcome is Outcome.WRONG
+    assert judge(heard((1,)), Unavailable("gone", stage="llm"), heard()).outcome is Outcome.WRONG
 
 
 def test_kills_are_spread_over_phases_processes_and_signals():

@@ -122,6 +122,7 @@ class StubStages:
 
     plan: Plan = field(default_factory=Plan)
     slots: int = 4
+    tiles: tuple[int, ...] = TILES
     pace: float = 0.0
     replica: str = "stub"
     faults: Faults = field(default_factory=Faults)
@@ -381,13 +382,18 @@ class StubVocoder(vocoder_pb2_grpc.VocoderServiceServicer):
         async with self._stages.call("vocoder", context):
             opening = (await anext(aiter(requests))).open
             check_bundle(opening.bundle_digest)
-            opened = vocoder_pb2.SynthesisOpened(sample_rate_hz=RATE, bundle_digest=BUNDLE)
+            opened = vocoder_pb2.SynthesisOpened(
+                sample_rate_hz=RATE,
+                bundle_digest=BUNDLE,
+                chunk_groups=self._stages.tiles,
+                context_groups=RIGHT,
+            )
             yield vocoder_pb2.StreamSynthesizeResponse(opened=opened)
             segment: StubSegment | None = None
             async for request in requests:
                 match request.WhichOneof("step"):
                     case "segment":
-                        segment = StubSegment(opening.seed, request.segment)
+                        segment = StubSegment(opening.seed, request.segment, self._stages.tiles)
                     case "groups":
                         if segment is None:
                             raise InvalidRequest("groups outside of a segment")
@@ -413,12 +419,13 @@ class StubVocoder(vocoder_pb2_grpc.VocoderServiceServicer):
 class StubSegment:
     """One segment of a stream: what it knows and what it has made."""
 
-    def __init__(self, seed: int, start: Any) -> None:
+    def __init__(self, seed: int, start: Any, tiles: tuple[int, ...]) -> None:
         self.index = start.segment
         self.count = 0
         self.ended = False
         self.made = 0
         self._seed = seed
+        self._tiles = tiles
         self._codes: list[tuple[int, ...]] = []
         self._from_sample = start.from_sample
         self._tile, self._group, self._phase = 0, 0, 0
@@ -440,7 +447,7 @@ class StubSegment:
     def next(self) -> vocoder_pb2.SynthesizedAudio | None:
         """The next sound that can be made and is wanted."""
         while True:
-            size = TILES[min(self._tile, len(TILES) - 1)]
+            size = self._tiles[min(self._tile, len(self._tiles) - 1)]
             stop = min(self._group + size, self.count) if self.ended else self._group + size
             if stop <= self._group or (not self.ended and self.count < stop + RIGHT):
                 return None

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from aqaa.v1 import tokens_pb2 as aqaa_dot_v1_dot_tokens__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61qaa/v1/vocoder.proto\x12\x07\x61qaa.v1\x1a\x14\x61qaa/v1/tokens.proto\"\xd4\x01\n\x17StreamSynthesizeRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.aqaa.v1.OpenSynthesisH\x00\x12,\n\x07segment\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesisSegmentH\x00\x12&\n\x06groups\x18\x03 \x01(\x0b\x32\x14.aqaa.v1.AudioGroupsH\x00\x12\x33\n\x0bsegment_end\x18\x04 \x01(\x0b\x32\x1c.aqaa.v1.SynthesisSegmentEndH\x00\x42\x06\n\x04step\"4\n\rOpenSynthesis\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"I\n\x10SynthesisSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x0f\n\x07restart\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66rom_sample\x18\x03 \x01(\x04\"%\n\x13SynthesisSegmentEnd\x12\x0e\n\x06groups\x18\x01 \x01(\x04\"\xb0\x01\n\x18StreamSynthesizeResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.aqaa.v1.SynthesisOpenedH\x00\x12*\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesizedAudioH\x00\x12\x33\n\x0csegment_done\x18\x03 \x01(\x0b\x32\x1b.aqaa.v1.SegmentSynthesizedH\x00\x42\x07\n\x05\x65vent\"@\n\x0fSynthesisOpened\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\"n\n\x10SynthesizedAudio\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x14\n\x0c\x66irst_sample\x18\x02 \x01(\x04\x12\x0b\n\x03pcm\x18\x03 \x01(\x0c\x12\x0f\n\x07restart\x18\x04 \x01(\x0c\x12\x15\n\rgroups_needed\x18\x05 \x01(\x04\"6\n\x12SegmentSynthesized\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\x04\"p\n\x11SynthesizeRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x16.aqaa.v1.OpenSynthesis\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12$\n\x06groups\x18\x03 \x01(\x0b\x32\x14.aqaa.v1.AudioGroups\"V\n\x12SynthesizeResponse\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesizedAudio2\xb6\x01\n\x0eVocoderService\x12[\n\x10StreamSynthesize\x12 .aqaa.v1.StreamSynthesizeRequest\x1a!.aqaa.v1.StreamSynthesizeResponse(\x01\x30\x01\x12G\n\nSynthesize\x12\x1a.aqaa.v1.SynthesizeRequest\x1a\x1b.aqaa.v1.SynthesizeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61qaa/v1/vocoder.proto\x12\x07\x61qaa.v1\x1a\x14\x61qaa/v1/tokens.proto\"\xd4\x01\n\x17StreamSynthesizeRequest\x12&\n\x04open\x18\x01 \x01(\x0b\x32\x16.aqaa.v1.OpenSynthesisH\x00\x12,\n\x07segment\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesisSegmentH\x00\x12&\n\x06groups\x18\x03 \x01(\x0b\x32\x14.aqaa.v1.AudioGroupsH\x00\x12\x33\n\x0bsegment_end\x18\x04 \x01(\x0b\x32\x1c.aqaa.v1.SynthesisSegmentEndH\x00\x42\x06\n\x04step\"4\n\rOpenSynthesis\x12\x15\n\rbundle_digest\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"I\n\x10SynthesisSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x0f\n\x07restart\x18\x02 \x01(\x0c\x12\x13\n\x0b\x66rom_sample\x18\x03 \x01(\x04\"%\n\x13SynthesisSegmentEnd\x12\x0e\n\x06groups\x18\x01 \x01(\x04\"\xb0\x01\n\x18StreamSynthesizeResponse\x12*\n\x06opened\x18\x01 \x01(\x0b\x32\x18.aqaa.v1.SynthesisOpenedH\x00\x12*\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesizedAudioH\x00\x12\x33\n\x0csegment_done\x18\x03 \x01(\x0b\x32\x1b.aqaa.v1.SegmentSynthesizedH\x00\x42\x07\n\x05\x65vent\"n\n\x0fSynthesisOpened\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x15\n\rbundle_digest\x18\x02 \x01(\t\x12\x14\n\x0c\x63hunk_groups\x18\x03 \x03(\r\x12\x16\n\x0e\x63ontext_groups\x18\x04 \x01(\r\"n\n\x10SynthesizedAudio\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x14\n\x0c\x66irst_sample\x18\x02 \x01(\x04\x12\x0b\n\x03pcm\x18\x03 \x01(\x0c\x12\x0f\n\x07restart\x18\x04 \x01(\x0c\x12\x15\n\rgroups_needed\x18\x05 \x01(\x04\"6\n\x12SegmentSynthesized\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\x0f\n\x07samples\x18\x02 \x01(\x04\"p\n\x11SynthesizeRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x16.aqaa.v1.OpenSynthesis\x12\x0f\n\x07segment\x18\x02 \x01(\r\x12$\n\x06groups\x18\x03 \x01(\x0b\x32\x14.aqaa.v1.AudioGroups\"V\n\x12SynthesizeResponse\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12(\n\x05\x61udio\x18\x02 \x01(\x0b\x32\x19.aqaa.v1.SynthesizedAudio2\xb6\x01\n\x0eVocoderService\x12[\n\x10StreamSynthesize\x12 .aqaa.v1.StreamSynthesizeRequest\x1a!.aqaa.v1.StreamSynthesizeResponse(\x01\x30\x01\x12G\n\nSynthesize\x12\x1a.aqaa.v1.SynthesizeRequest\x1a\x1b.aqaa.v1.SynthesizeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,15 +43,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSYNTHESIZERESPONSE']._serialized_start=440
   _globals['_STREAMSYNTHESIZERESPONSE']._serialized_end=616
   _globals['_SYNTHESISOPENED']._serialized_start=618
-  _globals['_SYNTHESISOPENED']._serialized_end=682
-  _globals['_SYNTHESIZEDAUDIO']._serialized_start=684
-  _globals['_SYNTHESIZEDAUDIO']._serialized_end=794
-  _globals['_SEGMENTSYNTHESIZED']._serialized_start=796
-  _globals['_SEGMENTSYNTHESIZED']._serialized_end=850
-  _globals['_SYNTHESIZEREQUEST']._serialized_start=852
-  _globals['_SYNTHESIZEREQUEST']._serialized_end=964
-  _globals['_SYNTHESIZERESPONSE']._serialized_start=966
-  _globals['_SYNTHESIZERESPONSE']._serialized_end=1052
-  _globals['_VOCODERSERVICE']._serialized_start=1055
-  _globals['_VOCODERSERVICE']._serialized_end=1237
+  _globals['_SYNTHESISOPENED']._serialized_end=728
+  _globals['_SYNTHESIZEDAUDIO']._serialized_start=730
+  _globals['_SYNTHESIZEDAUDIO']._serialized_end=840
+  _globals['_SEGMENTSYNTHESIZED']._serialized_start=842
+  _globals['_SEGMENTSYNTHESIZED']._serialized_end=896
+  _globals['_SYNTHESIZEREQUEST']._serialized_start=898
+  _globals['_SYNTHESIZEREQUEST']._serialized_end=1010
+  _globals['_SYNTHESIZERESPONSE']._serialized_start=1012
+  _globals['_SYNTHESIZERESPONSE']._serialized_end=1098
+  _globals['_VOCODERSERVICE']._serialized_start=1101
+  _globals['_VOCODERSERVICE']._serialized_end=1283
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,10 @@ isort:skip_file
 """
 
 from aqaa.v1 import tokens_pb2 as _tokens_pb2
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -187,19 +189,31 @@ class SynthesisOpened(_message.Message):
 
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    CHUNK_GROUPS_FIELD_NUMBER: _builtins.int
+    CONTEXT_GROUPS_FIELD_NUMBER: _builtins.int
     sample_rate_hz: _builtins.int
     """Of all sound."""
     bundle_digest: _builtins.str
     """SHA-256 of the bundle, in hexadecimal."""
+    context_groups: _builtins.int
+    """Groups behind a tile that must be known to make it."""
+    @_builtins.property
+    def chunk_groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Groups of each tile of a segment, in order; the last number holds for all that follow. Where sound is cut
+        depends on these numbers alone.
+        """
+
     def __init__(
         self,
         *,
         sample_rate_hz: _builtins.int = ...,
         bundle_digest: _builtins.str = ...,
+        chunk_groups: _abc.Iterable[_builtins.int] | None = ...,
+        context_groups: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "chunk_groups", b"chunk_groups", "context_groups", b"context_groups", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,8 @@
 """Audio groups on the wire: how many there are, and those from one on."""
 
+from collections.abc import Sequence
+from itertools import chain, repeat
+
 from aqaa.errors import InvalidToken
 from aqaa.v1.tokens_pb2 import AudioGroups
 
@@ -26,6 +29,16 @@ def since(groups: AudioGroups, first: int) -> AudioGroups:
         linguistic=groups.linguistic[skip * _LINGUISTIC :],
         semantic=groups.semantic[skip * _SEMANTIC :],
     )
+
+
+def tile_end(sizes: Sequence[int], group: int) -> int:
+    """The end of the tile that says a group. ``sizes``: of a segment's tiles; the last one repeats."""
+    end = 0
+    for size in chain(sizes, repeat(sizes[-1])):
+        end += size
+        if end > group:
+            break
+    return end
 
 
 def group_at(sample: int, sample_rate_hz: int) -> int:

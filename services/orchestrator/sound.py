@@ -148,9 +148,13 @@ class Sound:
         self.place = Place(place.sequence, segment + 1, place.sample, 0, place.crc)
 
     def extents(self, segments: int) -> list[tuple[int, int]]:
-        """(first sample, samples) of each segment, as far as it is made."""
-        edges = [self.starts.get(i, self.place.sample) for i in range(segments)]
-        edges.append(self.place.sample)
+        """(first sample, samples) of each segment, as far as it is made.
+
+        One whose records are trimmed, of which only another's start tells the end, counts for the one before.
+        """
+        edges = [self.place.sample]
+        for i in reversed(range(segments)):
+            edges.insert(0, self.starts.get(i, edges[0]))
         return [(edges[i], edges[i + 1] - edges[i]) for i in range(segments)]
 
     def is_complete(self, segment: Segment) -> bool:

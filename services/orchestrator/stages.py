@@ -30,10 +30,16 @@ Response = TypeVar("Response")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a turn that is opened now is answered with."""
+    """What a turn that is opened now is answered with.
+
+    chunk_groups    where its sound is cut, as TurnSpec says it
+    context_groups  that must be known behind a cut
+    """
 
     bundle_digest: str
     sample_rate_hz: int
+    chunk_groups: tuple[int, ...]
+    context_groups: int
 
 
 class Hung(Unavailable):
@@ -259,5 +265,9 @@ class Stages:
         llm = (await self.capacity()).bundle_digest
         if llm != opened.bundle_digest:
             raise StateError(f"the llm holds bundle {llm}, the vocoder {opened.bundle_digest}", stage=LLM)
-        self._facts = Facts(opened.bundle_digest, opened.sample_rate_hz)
+        if not opened.chunk_groups:
+            raise StateError("the vocoder did not say where it cuts its sound", stage=VOCODER)
+        self._facts = Facts(
+            opened.bundle_digest, opened.sample_rate_hz, tuple(opened.chunk_groups), opened.context_groups
+        )
         return self._facts

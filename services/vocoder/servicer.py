@@ -52,7 +52,10 @@ class VocoderServicer(vocoder_pb2_grpc.VocoderServiceServicer):
         async with self._engine.speaking() as speaking:
             yield vocoder_pb2.StreamSynthesizeResponse(
                 opened=vocoder_pb2.SynthesisOpened(
-                    sample_rate_hz=vocoder.sample_rate, bundle_digest=vocoder.digest
+                    sample_rate_hz=vocoder.sample_rate,
+                    bundle_digest=vocoder.digest,
+                    chunk_groups=vocoder.plan.schedule,
+                    context_groups=vocoder.plan.right,
                 )
             )
             reading = asyncio.create_task(self._read(requests, turn, speaking))

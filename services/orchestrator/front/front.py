@@ -145,6 +145,7 @@ class Front:
             start_mode=options.start_mode or StartMode.START_MODE_SPEECH,
             sampling=options.sampling,
             transcript=not options.omit_transcript,
+            chunk_groups=facts.chunk_groups,
             with_tokens=options.with_tokens,
             history_digest=history_digest(history),
             deadline_unix_ms=deadline,

@@ -9,10 +9,13 @@ from aqaa.v1.vocoder_pb2 import (
     OpenSynthesis,
     StreamSynthesizeRequest,
     StreamSynthesizeResponse,
+    SynthesisOpened,
     SynthesisSegment,
     SynthesisSegmentEnd,
 )
+from services.orchestrator import groups as groups_of
 from services.orchestrator.answer import Answer, Segment
+from services.orchestrator.groups import group_at, tile_end
 from services.orchestrator.shared import Shared
 from services.orchestrator.sound import Place, Sound
 from services.orchestrator.stages import VOCODER, Attempts, StageCall
@@ -36,7 +39,8 @@ class Speaking:
         self._answer = answer
         self._sound = sound
         self._deliver = deliver
-        self._fed = 0  # segments that the vocoder has whole
+        self._fed, self._fed_groups = 0, 0  # segments that the vocoder has whole, and groups of the next one
+        self._context = 0
 
     async def run(self) -> None:
         """Returns when the answer has ended and all its sound is delivered.
@@ -62,7 +66,7 @@ class Speaking:
 
     async def _synthesize(self, place: Place) -> None:
         stages = self._shared.stages
-        self._fed = place.segment
+        self._fed, self._fed_groups = place.segment, 0
         async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER) as call:
             opening = OpenSynthesis(bundle_digest=self._spec.bundle_digest, seed=self._spec.seed)
             await call.send(StreamSynthesizeRequest(open=opening))
@@ -81,10 +85,12 @@ class Speaking:
                     continue
                 await call.send(StreamSynthesizeRequest(groups=segment.groups[sent]))
                 sent += 1
+                self._fed_groups += groups_of.count(segment.groups[sent - 1])
+                self._settle(call)
             end = SynthesisSegmentEnd(groups=segment.count)
             await call.send(StreamSynthesizeRequest(segment_end=end))
             index, restart, from_sample = index + 1, b"", 0
-            self._fed = index
+            self._fed, self._fed_groups = index, 0
             self._settle(call)
         await call.close()
 
@@ -98,14 +104,30 @@ class Speaking:
     async def _hear(self, call: Call) -> None:
         while (response := await call.receive()) is not None:
             match response.WhichOneof("event"):
+                case "opened":
+                    self._check(response.opened)
                 case "audio":
                     await self._deliver(*self._sound.chunk(response.audio))
+                    self._settle(call)
                 case "segment_done":
                     self._sound.segment_done(response.segment_done.segment, response.segment_done.samples)
                     self._settle(call)
         if self._answer.end is None or self._sound.place.segment < len(self._answer.segments):
             raise Unavailable("the vocoder left the turn before its end", stage=VOCODER)
 
+    def _check(self, opened: SynthesisOpened) -> None:
+        """Sound that is cut elsewhere than the turn's spec says is not the turn's."""
+        given, expected = list(opened.chunk_groups), list(self._spec.chunk_groups)
+        if given != expected:
+            raise Unavailable(
+                f"the vocoder cuts after {given} groups, the turn began with {expected}",
+                stage=VOCODER,
+            )
+        self._context = opened.context_groups
+
     def _settle(self, call: Call) -> None:
-        """A vocoder that has a whole segment owes its sound; one that has part of it may wait for more."""
-        call.owes(self._fed > self._sound.place.segment)
+        """A vocoder owes sound of which it has all groups: a whole segment's, or its next tile's."""
+        place, sizes = self._sound.place, self._spec.chunk_groups
+        made = group_at(place.segment_sample, self._sound.sample_rate_hz)
+        needed = tile_end(sizes, tile_end(sizes, made)) + self._context
+        call.owes(self._fed > place.segment or self._fed_groups >= needed)

@@ -1,6 +1,7 @@
 """An answer on its way to one caller: text as it is written, sound as it is made, the manifest last."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
 from aqaa.errors import AqaaError, Cancelled, Deadline, InvalidRequest, Unavailable
@@ -72,6 +73,8 @@ class Telling:
         self._cancelled_before = state_before.cancel if state_before is not None else None
         self.asked_at: float | None = None
         """When the question ended, by the clock; None for who resumes."""
+        self._ends: deque[tuple[int, int]] = deque()
+        """Chunks that are not acknowledged, but for the last that is: sequence and end."""
         self._first_sent: float | None = None
         self._told_text = False
         self._stirred = asyncio.Event()
@@ -139,13 +142,14 @@ class Telling:
     async def _deliver(self, event: AnswerAudio, record: DeliveryRecord) -> None:
         """Writes the chunk down, then sends it, unless the caller has it."""
         if event.sequence > self._delivery.cursor.seq:
-            await self._delivery.append(record)
+            await self._delivery.append(record, below=self._heard_sequence())
         self.sound.passed(event.sequence, record)
         if event.sequence == self._last_sequence and self.sound.place.sample != self._next_sample:
             raise InvalidRequest(
                 f"next_sample is {self._next_sample}, but chunk {event.sequence} ends at "
                 f"{self.sound.place.sample}"
             )
+        self._ends.append((event.sequence, self.sound.place.sample))
         if event.sequence > self._last_sequence:
             await self._send(TurnEvent(turn_id=self._spec.turn_id, audio=event))
             self._note_audio(event)
@@ -195,6 +199,13 @@ class Telling:
             )
         self.acked = max(self.acked or 0, samples)
         self._stirred.set()
+
+    def _heard_sequence(self) -> int:
+        """The last chunk that was acknowledged whole; 0 for none. Records before it are needed no more."""
+        while len(self._ends) > 1 and self._ends[1][1] <= (self.acked or 0):
+            self._ends.popleft()
+        sequence, end = self._ends[0] if self._ends else (0, 0)
+        return sequence if end <= (self.acked or 0) else 0
 
     @property
     def played(self) -> int:

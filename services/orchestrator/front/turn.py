@@ -155,6 +155,7 @@ class FrontTurn:
             await self._shared.log.dispatch(
                 self.turn, self._spec.bundle_digest, self._follower, settings.turn_seconds
             )
+        await self._shared.log.keep_dispatched(self.turn, self._spec.bundle_digest, self._follower)
 
     # -- its end --
 

@@ -12,17 +12,19 @@ from orchestrator_cases import (
     PATIENCE,
     STOP,
     Talking,
+    Told,
     hear,
     metadata,
     nothing_left,
     one,
     pcm,
     refused,
+    replica,
 )
 
 from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1.audio_pb2 import AudioEncoding, AudioFormat, QuestionAudio
-from tests.stages import GROUP_SAMPLES, StubStages
+from tests.stages import GROUP_SAMPLES, Plan, StubStages
 
 
 async def test_two_turns_and_what_the_second_knows(server):
@@ -218,6 +220,40 @@ async def test_the_frontier_follows_what_was_played(server):
         assert stages.frontiers
         await talking.end()
         await nothing_left(stages, made)
+
+
+async def test_records_of_what_was_heard_are_dropped(server):
+    """And what was heard is known all the same, from the log alone, by a front that did not tell it."""
+    stages = StubStages(plan=Plan(segments=((3, 12), (2, 12), (4, 36))))
+    last, done = stages.faults.hold("vocoder", 4), stages.faults.hold("vocoder-done", 2)
+    async with (
+        stages.serving() as address,
+        replica(server.url, address) as made,
+        replica(server.url, address) as other,
+    ):
+        talking = await Talking(made).begin()
+        await talking.question(pcm(0.4))
+        told = Told()
+        while len(told.sound) // 2 < 48 * GROUP_SAMPLES:
+            told = await talking.hear("audio")
+        samples = len(told.sound) // 2
+        await talking.say(played=pb.Played(turn_id=told.turn_id, samples=samples))
+        log, turn = made.orchestrator.shared.log, f"aqaa:{{acme.{talking.session_id}}}:{told.turn_id}"
+        while await log.link.command("HGET", f"{turn}:state", "played_samples") != b"%d" % samples:
+            await asyncio.sleep(0.005)
+        last.release()
+        told = await talking.hear("audio")
+        kept = [entry for entry, _ in await log.link.command("XRANGE", f"{turn}:delivery", "-", "+")]
+        assert kept == [b"0-10", b"0-11"]  # of the third segment: where the second one begins is forgotten
+        await talking.say(cancel=pb.CancelTurn(turn_id=told.turn_id, played_samples=20 * GROUP_SAMPLES))
+        told = await talking.hear("manifest")
+        request = pb.GetSessionRequest(session_id=talking.session_id)
+        done.release()
+        for replica_ in (made, other):
+            session = await replica_.stub.GetSession(request, metadata=metadata())
+            assert session.turns[0].heard_text.startswith(told.texts[0])
+        await talking.end()
+        await nothing_left(stages, made, other)
 
 
 def opening(session_id="", **given):

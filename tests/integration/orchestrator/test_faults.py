@@ -21,7 +21,8 @@ from orchestrator_processes import process_of
 
 from aqaa.errors import AqaaError, Unavailable
 from aqaa.rpc.status import from_rpc_error
-from tests.stages import StubStages
+from aqaa.v1.turnlog_pb2 import QueryRecord
+from tests.stages import Plan, StubStages
 
 POINTS = [
     ("tokenizer", 0), ("tokenizer", 5), ("tokenizer-end", 0),
@@ -78,6 +79,49 @@ async def test_a_stage_that_hangs_is_given_up(server):
             assert (await refused(hear(call)))[0] == "UNAVAILABLE"
             held.release()
         await nothing_left(stages, made)
+
+
+async def test_a_vocoder_that_hangs_inside_a_long_segment_is_given_up(server):
+    """The backbone waits for the caller, the caller for the vocoder: the schedule says whose turn it is."""
+    stages = StubStages(plan=Plan(segments=((4, 60),)))
+    given = {"stage_seconds": 0.2, "resume_seconds": 0.05, "lookahead_seconds": 2.4}
+    async with one(server.url, stages, **given) as made:
+        held = stages.faults.hold("vocoder", 1)
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await hear(call)
+        error = from_rpc_error(caught.value)
+        assert (error.reason, error.metadata["stage"]) == ("UNAVAILABLE", "vocoder")
+        held.release()
+        await nothing_left(stages, made)
+
+
+async def test_sound_is_cut_as_the_turn_began(server):
+    """A vocoder with another schedule is refused before it says anything."""
+    began, other = StubStages(), StubStages(tiles=(2, 4, 8))
+    async with (
+        began.serving() as address,
+        other.serving() as elsewhere,
+        replica(server.url, address) as first,
+        replica(server.url, elsewhere, role="front", resume_seconds=30) as second,
+    ):
+        undisturbed = await ask(first)
+        held = began.faults.hold("vocoder", 2)
+        call = first.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        told = await hear(call, until="audio", count=2)
+        key = f"aqaa:{{acme.{told.opened.session_id}}}:{told.turn_id}:query"
+        ((_, fields),) = await first.orchestrator.shared.log.link.command("XRANGE", key, "0-1", "0-1")
+        assert tuple(QueryRecord.FromString(fields[b"d"]).spec.chunk_groups) == began.tiles
+        call.cancel()
+        again = second.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await hear(again, told)
+        error = from_rpc_error(caught.value)
+        assert (error.reason, error.metadata["stage"]) == ("UNAVAILABLE", "vocoder")
+        held.release()
+        again = first.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
+        assert (await hear(again, told)).whole == undisturbed.whole
+        await nothing_left(began, first, second)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])

@@ -31,8 +31,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 APART: Final = ("/grpc.health.", "/grpc.reflection.")
 """Calls about the server itself: they are served while it drains, never waited for, and leave no line."""
 
-POLLED: Final = frozenset({"/aqaa.v1.BackboneService/GetCapacity"})
-"""Asked several times a second by everyone who may need it: their lines are for debugging, failures apart."""
+POLLED: Final = frozenset(
+    {"/aqaa.v1.BackboneService/GetCapacity", "/aqaa.v1.VocoderService/StreamSynthesize"}
+)
+"""Calls by which the orchestrator looks, all day long, what there is. One that ended well, or was left, with
+no more than a first response leaves its line for debugging.
+"""
+_UNEVENTFUL: Final = (grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name)
 
 Decode = Callable[[bytes], Any]
 
@@ -54,6 +59,8 @@ class _Call:
     span: Span
     began: float
     code: str = grpc.StatusCode.OK.name
+    sent: int = 0
+    """Responses of a stream."""
     reason: str = ""
     error_id: str = ""
     caller: str = ""
@@ -151,11 +158,12 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             sent = self._messages_of(method, "out")
-            async with self._around(method, context):
+            async with self._around(method, context) as open_call:
                 received = self._received(method, request, decode, stream=requests)
                 async with aclosing(behaviour(received, context)) as responses:
                     async for response in responses:
                         sent.inc()
+                        open_call.sent += 1
                         yield response
 
         return call
@@ -177,13 +185,13 @@ class Calls(grpc.aio.ServerInterceptor):
         return counted()
 
     @asynccontextmanager
-    async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def _around(self, method: str, context: Context) -> AsyncIterator[_Call]:
         call = self._begin(method, context)
         refusal: AqaaError | None = None
         try:
             if self._draining:
                 raise Draining("this replica is shutting down, call again: another will answer")
-            yield
+            yield call
         except (asyncio.CancelledError, GeneratorExit) as error:
             refusal = self._taken_back(call, error)
             if refusal is None:
@@ -233,7 +241,7 @@ class Calls(grpc.aio.ServerInterceptor):
         fields["seconds"] = round(seconds, 6)
         fields |= {"reason": call.reason} if call.reason else {}
         fields |= {"error_id": call.error_id} if call.error_id else {}
-        quiet = call.method in POLLED and call.code == grpc.StatusCode.OK.name
+        quiet = call.method in POLLED and call.code in _UNEVENTFUL and call.sent <= 1
         self._log.log(logging.DEBUG if quiet else logging.INFO, "a call has ended", **fields)
         del self._open[id(call)]
         if not self._open:

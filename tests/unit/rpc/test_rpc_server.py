@@ -350,7 +350,7 @@ def test_a_service_listens_to_this_machine_alone_unless_told():
 
 @in_loop
 async def test_a_poll_that_succeeds_leaves_no_line_at_info(monkeypatch):
-    monkeypatch.setattr("aqaa.rpc.calls.POLLED", frozenset({TOKENIZE}))
+    monkeypatch.setattr("aqaa.rpc.calls.POLLED", frozenset({TOKENIZE, STREAM}))
 
     async def refuse_without_sound(request, context):
         if not request.pcm:
@@ -362,3 +362,13 @@ async def test_a_poll_that_succeeds_leaves_no_line_at_info(monkeypatch):
         with pytest.raises(grpc.aio.AioRpcError):
             await served.stub.Tokenize(tokenizer_pb2.TokenizeRequest())
         assert [line["reason"] for line in served.lines("a call has ended")] == ["INVALID_AUDIO"]
+
+        for pieces in (0, 1):  # so many responses, and the end's
+            call = served.stub.StreamTokenize()
+            for _ in range(pieces):
+                await call.write(PIECE)
+                await call.read()
+            await call.done_writing()
+            assert (await call.read()).end
+            assert await call.read() is grpc.aio.EOF
+        assert [line["method"] for line in served.lines("a call has ended")] == [TOKENIZE, STREAM]

@@ -21,6 +21,9 @@ from services.orchestrator.tasks import ended
 
 TOKENIZER, LLM, VOCODER = "tokenizer", "llm", "vocoder"
 
+_HUNG = "silent_seconds"
+"""Metadata of the error of a stage that says nothing although it is its turn."""
+
 _DETAILS = "grpc-status-details-bin"
 """Where a status has what our services say of it."""
 
@@ -40,10 +43,6 @@ class Facts:
     sample_rate_hz: int
     chunk_groups: tuple[int, ...]
     context_groups: int
-
-
-class Hung(Unavailable):
-    """It was the stage's turn, and it has been silent for ``stage_seconds``."""
 
 
 class Attempts:
@@ -73,7 +72,7 @@ class Attempts:
         if progress:
             self._failed, self._hung = 0, 0
         self._failed += 1
-        self._hung += isinstance(error, Hung)
+        self._hung += _HUNG in error.metadata
         passing = isinstance(error, Unavailable | Draining | CapacityError | Stalled)
         mine = error.metadata.get("stage") == self._stage
         if not (passing and mine) or self._failed >= settings.stage_attempts or self._hung > 1:
@@ -125,8 +124,8 @@ class StageCall(Generic[Request, Response]):
     async def receive(self, within: float | None = None) -> Response | None:
         """The next response, or None behind the last one.
 
-        Raises TimeoutError after ``within`` seconds: ask again for the same one. Raises Hung when the stage
-        has owed it for ``stage_seconds``.
+        Raises TimeoutError after ``within`` seconds: ask again for the same one. Raises Unavailable when
+        the stage has owed it for ``stage_seconds``.
         """
         now = self._clock.now()
         if self._reading is None:
@@ -154,8 +153,11 @@ class StageCall(Generic[Request, Response]):
             await call.details(),
         )
 
-    def _hung(self) -> Hung:
-        return Hung(f"the {self._stage} has been silent for {self._seconds:g} s", stage=self._stage)
+    def _hung(self) -> Unavailable:
+        silent = f"{self._seconds:g}"
+        return Unavailable(
+            f"the {self._stage} has been silent for {silent} s", stage=self._stage, **{_HUNG: silent}
+        )
 
     async def _read(self) -> Response | None:
         with self._typed():

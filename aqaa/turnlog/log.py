@@ -113,6 +113,22 @@ class TurnLog:
                         f"nobody took turn {turn.turn_id} within {timeout:g} s, try again", retry_after=1.0
                     ) from None
 
+    async def keep_dispatched(self, turn: TurnRef, bundle_digest: str, answer: Follower) -> None:
+        """Tells the runners of a running turn again when nobody has had it for a while; until it is over.
+
+        A successor claims the entry of its runner. This is for an entry that was lost with a part of the log:
+        its runner stops, and nothing else stands for the turn. answer: as for ``dispatch``.
+        """
+        settings = self.link.settings
+        silence = max(settings.lease, settings.sweep) + settings.dispatch_again
+        while (state := answer.state) is not None and not state.phase.terminal:
+            owned = Role.RUNNER in state.owners
+            await self.link.clock.sleep(silence if owned else settings.dispatch_again)
+            now = answer.state
+            renewed = now is None or now.leases[Role.RUNNER] != state.leases[Role.RUNNER]
+            if now is not None and not now.phase.terminal and not renewed:
+                await post(self.link, turn, bundle_digest)
+
     async def resume(self, turn: TurnRef, caller: str) -> Tenure:
         """Takes the turn over from whichever front has it. Raises NotFound, Superseded if it was given up."""
         await self.state(turn, caller)

@@ -1,9 +1,12 @@
 """Dispatch: every opened turn gets a runner, duplicates are harmless, what cannot be run is buried."""
 
-import pytest
-from turnlog_cases import BUNDLE, CALLER, SETTINGS, STOPPED, expire, open_turn, turn_log
+import asyncio
 
-from aqaa.turnlog import Consumer, Phase, Role, Tenure, TurnLogSettings, post
+import pytest
+from turnlog_cases import BUNDLE, CALLER, PATIENCE, SETTINGS, STOPPED, expire, open_turn, turn_log
+
+from aqaa.errors import Superseded
+from aqaa.turnlog import Consumer, Phase, Role, Stream, Tenure, TurnLogSettings, post
 from aqaa.v1.errors_pb2 import ErrorReason
 
 
@@ -165,3 +168,37 @@ async def test_an_entry_that_was_lost_is_not_handed_over(server, after):
         [found] = await consumer.take(1)
         await log.link.command("XCLAIM", "aqaa:dispatch", "runners", thief.name, 0, found.entry)
         assert await consumer.hand_over(found, after=after) is False
+
+
+@pytest.mark.parametrize("lost", ["entry", "stream"])
+@pytest.mark.parametrize("dead", [False, True], ids=["told so", "dead"])
+async def test_a_running_turn_whose_entry_is_lost_is_dispatched_again(server, lost, dead):
+    settings = TurnLogSettings(lease=0.3, heartbeat=0.05, dispatch_again=0.05, dispatch_block=0.02)
+    async with turn_log(server.url, settings=settings) as log:
+        live = await open_turn(log)
+        one, two = Consumer(log.link, "runner-1"), Consumer(log.link, "runner-2")
+        await post(log.link, live.turn, BUNDLE)
+        [first] = await one.take(1)
+        tenure = await log.acquire_runner(one, first)
+        keeper = log.keeper(one)
+        keeper.keep(tenure, first)
+        async with log.following.follow(live.turn, Stream.ANSWER) as answer:
+            await answer.seen(lambda state: state.phase is Phase.RUNNING, PATIENCE)
+            again = asyncio.create_task(log.keep_dispatched(live.turn, BUNDLE, answer))
+            if lost == "stream":
+                await log.link.command("DEL", "aqaa:dispatch")
+            else:
+                await log.link.command("XDEL", "aqaa:dispatch", first.entry)
+            if not dead:
+                await keeper.beat()
+                assert isinstance(tenure.error, Superseded)
+            async with asyncio.timeout(PATIENCE):
+                found = []
+                while not (found := await two.take(1)):
+                    pass
+                while (successor := await log.acquire_runner(two, found[0])) is None:
+                    found = await two.take(1) or found
+            assert found[0].turn == live.turn
+            await log.finish(successor, STOPPED)
+            async with asyncio.timeout(PATIENCE):
+                await again

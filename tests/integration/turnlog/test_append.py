@@ -1,5 +1,7 @@
 """The fenced append: in order, once, by the owner, and never anything else."""
 
+import asyncio
+
 import pytest
 from turnlog_cases import CALLER, chunk, groups, open_turn, roll_back, run_turn, snapshot, text, turn_log
 
@@ -187,3 +189,20 @@ async def test_a_log_that_forked_in_a_failover_ends_the_turn(server):
         with pytest.raises(LogDiverged) as caught:
             await answer.append(text("1"))
         assert caught.value.metadata["missing"].startswith("answer:")
+
+
+async def test_a_record_has_its_place_though_its_call_was_cancelled_at_once(server):
+    """Another append is on its way: the second waits for it, is cancelled, and goes in all the same."""
+    async with turn_log(server.url) as log:
+        live = await open_turn(log)
+        first = asyncio.create_task(live.query.append(groups(0)))
+        second = asyncio.create_task(live.query.append(groups(1)))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait({first, second})
+        assert second.cancelled()
+        await live.query.settle()
+        await live.query.settle()
+        assert await live.query.append(groups(2)) == 4
+        entries = await read_all(log.link, live.turn, Stream.QUERY)
+        assert [e.record(Stream.QUERY) for e in entries[1:]] == [groups(i) for i in range(3)]

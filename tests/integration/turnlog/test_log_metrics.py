@@ -8,6 +8,7 @@ from turnlog_cases import (
     BUNDLE,
     CALLER,
     HandClock,
+    broken,
     expire,
     groups,
     open_turn,
@@ -69,16 +70,17 @@ async def test_readers_say_what_woke_them(server):
             for i in range(3):
                 await answer.append(text(str(i)))
                 assert await texts(follower, 1) == [str(i)]
-            woken = counted(reader, catalogue.LOG_WAKE_SECONDS, stream="answer")
-            assert 1 <= woken <= 3  # the first ones may be read with the subscription
+            assert 1 <= counted(reader, catalogue.LOG_WAKE_SECONDS, stream="answer") <= 3
             assert counted(reader, catalogue.LOG_SWEEPS, stream="answer") == 0
             object.__setattr__(live.turn, "channel", lambda role: "")
-            await answer.append(text("unannounced"))
+            while not counted(reader, catalogue.LOG_SWEEPS, stream="answer"):
+                await answer.append(
+                    text("unannounced")
+                )  # a look that was under way may find it: once more then
+                clock.advance(reader.link.settings.sweep)
+                assert await texts(follower, 1) == ["unannounced"]
             object.__delattr__(live.turn, "channel")
-            clock.advance(reader.link.settings.sweep)
-            assert await texts(follower, 1) == ["unannounced"]
             assert counted(reader, catalogue.LOG_SWEEPS, stream="answer") == 1
-            assert counted(reader, catalogue.LOG_WAKE_SECONDS, stream="answer") == woken
 
 
 async def test_turns_change_hands(server):
@@ -116,7 +118,7 @@ async def test_what_breaks_is_counted(server):
         async with log.following.follow(live.turn, Stream.ANSWER):
             await subscribed(log, live.turn.channel(Role.FRONT))
             await log.link.command("CLIENT", "KILL", "TYPE", "pubsub")
-            await subscribed(log, live.turn.channel(Role.FRONT))
+            await broken(log)
         assert counted(log, catalogue.LOG_BREAKS) == log.link.breaks >= 1
 
 

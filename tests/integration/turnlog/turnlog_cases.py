@@ -175,6 +175,12 @@ async def subscribed(log: TurnLog, channel: str) -> None:
         await asyncio.sleep(0.005)
 
 
+async def broken(log: TurnLog) -> None:
+    """Returns once the process has noticed that a connection is gone."""
+    while not log.link.breaks:
+        await asyncio.sleep(0.005)
+
+
 async def everything(front: TurnLog, runner: TurnLog) -> None:
     """A turn's life and every other thing that the two roles ask of a server, over a link each."""
     caller, consumer = CALLER, Consumer(runner.link, "runner-1")

@@ -125,6 +125,7 @@ class StubStages:
     tiles: tuple[int, ...] = TILES
     pace: float = 0.0
     replica: str = "stub"
+    bundle: str = BUNDLE
     faults: Faults = field(default_factory=Faults)
     held: int = 0
     """Slots that are taken."""
@@ -166,8 +167,8 @@ class StubStages:
             await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-def check_bundle(digest: str) -> None:
-    if digest not in ("", BUNDLE):
+def check_bundle(stages: StubStages, digest: str) -> None:
+    if digest not in ("", stages.bundle):
         raise StateError(f"bundle {digest} is not loaded")
 
 
@@ -183,7 +184,7 @@ class StubTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             async for request in requests:
                 if opening is None:
                     opening = request.open
-                    check_bundle(opening.bundle_digest)
+                    check_bundle(self._stages, opening.bundle_digest)
                     width = 2 if opening.format.encoding == AudioEncoding.AUDIO_ENCODING_PCM_S16LE else 4
                     size = round(0.12 * opening.format.sample_rate_hz) * width * opening.format.channels
                     continue
@@ -275,7 +276,7 @@ class StubLlm(backbone_pb2_grpc.BackboneServiceServicer):
                 replica=stages.replica,
                 slots=stages.slots,
                 free_slots=max(0, stages.slots - stages.held),
-                bundle_digest=BUNDLE,
+                bundle_digest=stages.bundle,
                 slot_positions=4096,
             )
 
@@ -283,13 +284,13 @@ class StubLlm(backbone_pb2_grpc.BackboneServiceServicer):
         stages = self._stages
         async with stages.call("llm", context):
             opening = (await anext(aiter(requests))).open
-            check_bundle(opening.bundle_digest)
+            check_bundle(self._stages, opening.bundle_digest)
             if stages.held >= stages.slots:
                 raise CapacityError("no slot is free", retry_after=0.05)
             stages.held += 1
             try:
                 yield backbone_pb2.StreamGenerateResponse(
-                    opened=backbone_pb2.PromptOpened(bundle_digest=BUNDLE)
+                    opened=backbone_pb2.PromptOpened(bundle_digest=self._stages.bundle)
                 )
                 async for event in self._answer(opening, requests):
                     yield event
@@ -381,10 +382,10 @@ class StubVocoder(vocoder_pb2_grpc.VocoderServiceServicer):
     async def StreamSynthesize(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         async with self._stages.call("vocoder", context):
             opening = (await anext(aiter(requests))).open
-            check_bundle(opening.bundle_digest)
+            check_bundle(self._stages, opening.bundle_digest)
             opened = vocoder_pb2.SynthesisOpened(
                 sample_rate_hz=RATE,
-                bundle_digest=BUNDLE,
+                bundle_digest=self._stages.bundle,
                 chunk_groups=self._stages.tiles,
                 context_groups=RIGHT,
             )

@@ -10,16 +10,28 @@ _ANY = 2**31
 """More live turns than there will be."""
 
 
+def _member(replica: str, bundle: str) -> str:
+    return f"{replica}@{bundle}" if bundle else replica
+
+
 class Capacity:
     """Slots of llm replicas, and leases of live turns. Both run out on their own when a process dies."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
 
-    async def publish(self, replica: str, slots: int, free: int) -> None:
-        """What a replica has; to be repeated at half of ``slots_lease``. ``replica`` has no space in it."""
+    async def publish(self, replica: str, slots: int, free: int, *, bundle: str = "") -> None:
+        """What a replica has; to be repeated at half of ``slots_lease``. ``replica`` has no space in it.
+
+        bundle: the digest of the one that it holds.
+        """
         lease = ms(self.link.settings.slots_lease)
-        await self.link.run(scripts.SLOTS, [SLOTS], [replica, slots, free, lease])
+        await self.link.run(scripts.SLOTS, [SLOTS], [_member(replica, bundle), slots, free, lease])
+
+    async def holds(self, bundle: str) -> bool:
+        """Whether a replica that is alive, or was a lease ago, holds this bundle."""
+        members: list[bytes] = await self.link.command("ZRANGE", SLOTS, 0, -1)
+        return any(member.split(b" ")[0].endswith(_member("", bundle).encode()) for member in members)
 
     async def withdraw(self, replica: str) -> None:
         """A replica that drains."""

@@ -72,7 +72,8 @@ class Consumer:
     def claiming(self, dispatched: Dispatched, idle_ms: int | None = None) -> Call:
         """The call that keeps an entry, or with an idle time offers it."""
         idle = "" if idle_ms is None else str(idle_ms)
-        return Call(scripts.CLAIM, [DISPATCH], [RUNNERS, self.name, dispatched.entry, idle])
+        before = max(0, dispatched.deliveries - 1)
+        return Call(scripts.CLAIM, [DISPATCH], [RUNNERS, self.name, dispatched.entry, idle, before])
 
     async def hand_over(self, dispatched: Dispatched, after: float = 0.0) -> bool:
         """Offers an entry to the next scan, at once or ``after`` seconds. False if it was no longer ours."""

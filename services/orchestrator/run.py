@@ -77,6 +77,7 @@ class Run:
                     beside(self._lost(), self._follow()),
                 ):
                     await self._generate()
+                    await self._pen.settle()  # an append that broke with its call may be on its way
                 end = self._pieces[-1].end.reason
                 terminal = TerminalState(reason=end or EndReason.END_REASON_STOP)
             except TimeoutError:
@@ -241,8 +242,8 @@ class Run:
                     self._settle(call)
                 case "transcript" if not self._transcribed:
                     await self._flush()
-                    await self._pen.append(AnswerRecord(transcript=response.transcript))
                     self._transcribed = True
+                    await self._pen.append(AnswerRecord(transcript=response.transcript))
         await self._flush()
         if not self._ended:
             raise Unavailable("the llm left the answer without its end", stage=LLM)
@@ -256,9 +257,9 @@ class Run:
                 await self._flush()
             return
         await self._flush()
-        await self._append(piece)
         if piece.HasField("groups"):
             self._groups += groups_of.count(piece.groups)
+        await self._append(piece)
 
     async def _flush(self) -> None:
         """Appends the text that waits, as one run."""
@@ -273,5 +274,5 @@ class Run:
         await self._append(AnswerPiece(text=whole))
 
     async def _append(self, piece: AnswerPiece) -> None:
+        self._pieces.append(piece)  # a call that breaks meanwhile does not take it back
         await self._pen.append(AnswerRecord(piece=piece))
-        self._pieces.append(piece)

@@ -97,7 +97,10 @@ class Runner:
                 self._bundles = {capacity.bundle_digest}
                 self._changed.set()
                 await self._shared.log.capacity.publish(
-                    capacity.replica.replace(" ", "_"), capacity.slots, capacity.free_slots
+                    capacity.replica.replace(" ", "_"),
+                    capacity.slots,
+                    capacity.free_slots,
+                    bundle=capacity.bundle_digest,
                 )
             await self._shared.clock.sleep(self._shared.settings.capacity_seconds)
 
@@ -151,6 +154,10 @@ class Runner:
         """One dispatch entry, whatever becomes of it."""
         turn, shared = dispatched.turn, self._shared
         bind(session_id=turn.session, turn_id=turn.turn_id, role=Role.RUNNER)
+        if self._lacks(dispatched) and await shared.log.capacity.holds(dispatched.bundle_digest):
+            shared.journal.info("a turn is left to who holds its bundle", bundle=dispatched.bundle_digest)
+            await self._consumer.hand_over(dispatched, after=shared.log.link.settings.scan)
+            return
         tenure = await shared.log.acquire_runner(self._consumer, dispatched)
         if tenure is None:
             return
@@ -174,9 +181,12 @@ class Runner:
             finally:
                 self._keeper.drop(tenure)
 
+    def _lacks(self, dispatched: Dispatched) -> bool:
+        return bool(self._bundles) and dispatched.bundle_digest not in self._bundles
+
     async def _answer(self, dispatched: Dispatched, tenure: Tenure) -> None:
         shared, log, turn = self._shared, self._shared.log, dispatched.turn
-        if self._bundles and dispatched.bundle_digest not in self._bundles:
+        if self._lacks(dispatched):
             await log.refuse_bundle(self._consumer, dispatched, tenure)
             return
         pen, entries = await log.pen(tenure, Stream.ANSWER)

@@ -1,5 +1,5 @@
 -- Says how many backbone slots a replica has, and how many of them are free; less than none takes it out.
--- Members are "replica slots free", scored by when they expire.
+-- Members are "replica slots free" (a replica: name@bundle), scored by when they expire.
 -- KEYS slots
 -- ARGV replica, slots, free, lease ms
 -- OK

@@ -130,8 +130,8 @@ class Question:
             at += number
             if at > self._groups:
                 new = groups_of.since(groups, max(self._groups, groups.first_group))
-                await pen.append(QueryRecord(groups=new))
                 self._groups = at
+                await pen.append(QueryRecord(groups=new))
             if response.end:
                 break
         if at < self._groups:

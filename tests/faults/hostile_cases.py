@@ -154,6 +154,9 @@ async def orchestrator(url: str, stages: StubStages, **flags: Any) -> AsyncItera
             assert process.returncode is None, "the orchestrator has died"
             faults = [line for line in lines if line["level"] == "error"]
             assert not faults, faults
+        except BaseException:
+            print(*lines, sep="\n")  # pytest shows it with the failure
+            raise
         finally:
             if process.returncode is None:
                 process.kill()

@@ -304,14 +304,14 @@ async def test_a_stream_that_somebody_else_took_over_says_so():
 
 @in_loop
 async def test_a_call_that_hangs_is_given_up_and_taken_up_again():
-    async with serving(Fault("hang", 8), patience=Patience(idle_seconds=0.05)) as served:
+    async with serving(Fault("hang", 8), patience=Patience(idle_seconds=2.0)) as served:
         answer = served.client.ask(QUESTION, 16000)
         np.testing.assert_array_equal(await answer.pcm(), SCRIPT.pcm)
 
 
 @in_loop
 async def test_an_answer_has_a_deadline():
-    async with serving(Fault("hang", 8), patience=Patience(answer_seconds=0.1)) as served:
+    async with serving(Fault("hang", 8), patience=Patience(answer_seconds=3.0)) as served:
         with pytest.raises(Deadline) as found:
             await served.client.ask(QUESTION, 16000).pcm()
     assert found.value.metadata["missing"] == "chunk:3,sample:720"

@@ -299,7 +299,7 @@ async def test_a_player_is_asked_how_far_it_is():
 
 @in_loop
 async def test_a_silent_conversation_is_left_for_another_call():
-    patience = Patience(idle_seconds=0.05)
+    patience = Patience(idle_seconds=2.0)
     async with (
         serving(Fault("hang", 8), patience=patience) as served,
         served.client.converse(16000) as conversation,

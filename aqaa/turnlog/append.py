@@ -71,18 +71,25 @@ class Appender:
         """Adds a record and gives its sequence number; returns when the log has it.
 
         below: entries under this number are needed no more (delivery).
-        Raises Superseded or Cancelled when the turn is someone else's or over, LogDiverged, LogLost. After
-        Unavailable (or when the call was cancelled) the record keeps its place and goes in with the next one.
+        Raises Superseded or Cancelled when the turn is someone else's or over, LogDiverged, LogLost. The
+        record has its place as soon as this is called: after Unavailable, or when the call was cancelled, it
+        keeps the place and goes in with the next one. So whoever counts what is written counts before.
         """
+        self.tenure.check()
+        entry = self.cursor.after(encode(record))
+        self._kept.append(entry)
         async with self._writing:
-            self.tenure.check()
-            entry = self.cursor.after(encode(record))
-            self._kept.append(entry)
             await self._write(entry, below)
             if self.stream is Stream.DELIVERY and len(self._kept) > self.tenure.link.settings.delivery_keep:
                 first = self._kept.pop(0)
                 self._base = Cursor(first.seq, first.hash)
             return entry.seq
+
+    async def settle(self) -> None:
+        """Returns when the log has all that has its place. Raises as ``append`` does."""
+        async with self._writing:
+            if self._kept:
+                await self._write(self._kept[-1], 0)  # whatever is missing before it goes in first
 
     async def mend(self, last: int) -> None:
         """Appends again what the log, whose last entry is ``last``, has lost."""

@@ -76,6 +76,7 @@ def running(
 
     Raises:
         RuntimeError: it ended before it was understood; with its last lines.
+        Exception: what the block raises; what the process had logged of faults is a note of it.
     """
     with tempfile.TemporaryDirectory(prefix="aqaa-bench-") as folder:
         said = Path(folder) / "lines"
@@ -88,7 +89,15 @@ def running(
                 env={**os.environ, **(environ or {})},
             )
         try:
-            yield _understood(process, said, hears)
+            heard = _understood(process, said, hears)
+            try:
+                yield heard
+            except Exception as error:
+                faults = [line for line in _lines(said) if '"level": "error"' in line]
+                error.add_note(
+                    "\n".join(["what it ran on had said:", *(faults or _lines(said))[-TAIL_LINES:]])
+                )
+                raise
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -97,7 +106,7 @@ def running(
                 process.kill()  # and the kernel kills its parts
                 status = process.wait()
             if status not in (0, -signal.SIGTERM):
-                print(f"note: {command[0]} ended with status {status}: {_tail(said, 1)}", file=sys.stderr)
+                print(f"note: {command[0]} ended with status {status}: {_lines(said)[-1:]}", file=sys.stderr)
 
 
 def _understood(
@@ -114,12 +123,13 @@ def _understood(
                         return heard
                     line = ""
             if not alive:
-                raise RuntimeError(f"it ended before it was ready:\n{_tail(said, TAIL_LINES)}")
+                tail = "\n".join(_lines(said)[-TAIL_LINES:])
+                raise RuntimeError(f"it ended before it was ready:\n{tail}")
             time.sleep(LOOK_SECONDS)
 
 
-def _tail(said: Path, number: int) -> str:
-    return "\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-number:])
+def _lines(said: Path) -> list[str]:
+    return said.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def processor_seconds(pid: int) -> float:

@@ -181,6 +181,15 @@ def test_a_process_that_ends_too_soon_is_told_with_its_last_lines() -> None:
         pass
 
 
+def test_an_error_knows_what_the_process_beneath_it_had_said() -> None:
+    fault = '{"level": "error", "event": "fault"}'
+    words = "import sys, time; print(sys.argv[1]); print('up', flush=True); time.sleep(600)"
+    command = (sys.executable, "-c", words, fault)
+    with pytest.raises(KeyError) as raised, running(command, lambda line: line if line == "up" else None):
+        raise KeyError("turn")
+    assert raised.value.__notes__ == [f"what it ran on had said:\n{fault}"]
+
+
 @pytest.mark.parametrize(
     ("line", "address"),
     [

@@ -143,6 +143,8 @@ class Telling:
         """Writes the chunk down, then sends it, unless the caller has it."""
         if event.sequence > self._delivery.cursor.seq:
             await self._delivery.append(record, below=self._heard_sequence())
+        elif event.sequence == self._delivery.cursor.seq:
+            await self._delivery.settle()  # an append that broke with the vocoder's call may be on its way
         self.sound.passed(event.sequence, record)
         if event.sequence == self._last_sequence and self.sound.place.sample != self._next_sample:
             raise InvalidRequest(

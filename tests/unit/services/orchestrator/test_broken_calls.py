@@ -12,9 +12,12 @@ from aqaa.v1.backbone_pb2 import StreamGenerateResponse
 from aqaa.v1.tokenizer_pb2 import StreamTokenizeResponse
 from aqaa.v1.tokens_pb2 import AnswerEnd, AnswerPiece, AudioGroups, EndReason, TextRun
 from aqaa.v1.turnlog_pb2 import History, TurnSpec
+from aqaa.v1.vocoder_pb2 import SynthesizedAudio
 from services.orchestrator.config import OrchestratorSettings
 from services.orchestrator.front.question import Question
+from services.orchestrator.front.telling import Telling
 from services.orchestrator.run import Run
+from services.orchestrator.sound import Sound
 
 FORMAT = AudioFormat(encoding=AudioEncoding.AUDIO_ENCODING_PCM_S16LE, sample_rate_hz=16000, channels=1)
 SOUND = bytes(2 * 16000 * 12 // 100 * 3)
@@ -132,3 +135,39 @@ def test_a_piece_of_the_answer_is_written_once(slow):
         assert run._groups == 2
 
     asyncio.run(asyncio.wait_for(answer(), 10))
+
+
+def test_a_chunk_leaves_when_its_record_is_safe():
+    """Its append broke with the vocoder's call, and the chunk is made again: it is not sent before its record."""
+
+    async def deliver() -> None:
+        done, sent, busy = [], [], asyncio.Event()
+
+        class Delivery:
+            cursor = SimpleNamespace(seq=0)
+
+            async def append(self, record, *, below=0) -> None:
+                self.cursor = SimpleNamespace(seq=1)
+                busy.set()
+                await asyncio.Event().wait()
+
+            async def settle(self) -> None:
+                done.append("settled")
+
+        async def send(event) -> None:
+            done.append("sent")
+            sent.append(event.audio)
+
+        sound = Sound(24000)
+        telling = Telling(shared_with(iter(())), TurnSpec(), None, None, sound, Delivery(), send)
+        telling._note_audio = lambda event: None
+        chunk = sound.chunk(SynthesizedAudio(pcm=bytes(96), restart=b""))
+        first = asyncio.create_task(telling._deliver(*chunk))
+        await busy.wait()
+        first.cancel()
+        await asyncio.wait({first})
+        await telling._deliver(*chunk)
+        assert done == ["settled", "sent"]
+        assert sent == [chunk[0]]
+
+    asyncio.run(asyncio.wait_for(deliver(), 10))

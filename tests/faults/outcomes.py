@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from aqaa.errors import AqaaError, CapacityError, DeliveryBroken
+from aqaa.errors import AqaaError, CapacityError, Deadline, LogDiverged, LogLost, Stalled, Unavailable
 from tests.faults.caller import Heard, Phase
 from tests.faults.faults import FAULTS
 
+MEANT = (Unavailable, CapacityError, Stalled, Deadline, LogLost, LogDiverged)
+"""What a caller may be told who did nothing wrong."""
 MOST_ERRORS = 0.05
 """Of all turns."""
 
@@ -56,7 +58,7 @@ def _judge_error(heard: Heard, error: BaseException, undisturbed: Heard) -> Verd
     if not undisturbed.sound.startswith(heard.sound):
         return Verdict(Outcome.WRONG, "DIFFERENT", f"before {error.reason}: {detail}")
     names = isinstance(error, CapacityError) or bool({"missing", "stage"} & error.metadata.keys())
-    meant = names and error.reason != AqaaError.reason and not isinstance(error, DeliveryBroken)
+    meant = names and isinstance(error, MEANT)
     return Verdict(Outcome.ERROR if meant else Outcome.WRONG, error.reason, detail)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aqaa.client import EndReason, Manifest
-from aqaa.errors import AqaaError, CapacityError, DeliveryBroken, Unavailable
+from aqaa.errors import AqaaError, CapacityError, DeliveryBroken, InvalidRequest, LogDiverged, Unavailable
 from tests.faults.caller import Heard, Phase
 from tests.faults.drill import Case, spread
 from tests.faults.faults import KILLS, OTHERS
@@ -50,7 +50,9 @@ def test_whatever_differs_is_wrong(given):
     [
         (Unavailable("gone", stage="llm"), Outcome.ERROR),
         (CapacityError("full"), Outcome.ERROR),
+        (LogDiverged("two pasts", missing="delivery:2"), Outcome.ERROR),
         (AqaaError("a fault"), Outcome.WRONG),
+        (InvalidRequest("group 2 after 3", missing="chunk:1"), Outcome.WRONG),
         (Unavailable("gone"), Outcome.WRONG),
         (DeliveryBroken("a hole", missing="chunk:2"), Outcome.WRONG),
         (TimeoutError(), Outcome.WRONG),

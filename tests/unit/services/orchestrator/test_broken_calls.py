@@ -138,7 +138,7 @@ def test_a_piece_of_the_answer_is_written_once(slow):
 
 
 def test_a_chunk_leaves_when_its_record_is_safe():
-    """Its append broke with the vocoder's call, and the chunk is made again: it is not sent before its record."""
+    """Its append broke with the vocoder's call, and it is made again: it is not sent before its record."""
 
     async def deliver() -> None:
         done, sent, busy = [], [], asyncio.Event()

@@ -112,9 +112,10 @@ class Runner:
     async def _end_abandoned(self) -> None:
         """Ends turns whose front is gone, and whose caller has not come back to another one."""
         log, journal = self._shared.log, self._shared.journal
-        seconds = self._shared.settings.resume_seconds
+        lease = log.link.settings.lease
+        seconds = max(self._shared.settings.resume_seconds, lease)  # a front that pauses is not gone
         while True:
-            await self._shared.clock.sleep(log.link.settings.lease)
+            await self._shared.clock.sleep(lease)
             runs = {run.turn: run for run in self._turns.values() if run is not None}
             for turn in await log.end_abandoned(list(runs), after=seconds):
                 journal.info("a turn was given up", session_id=turn.session, turn_id=turn.turn_id)

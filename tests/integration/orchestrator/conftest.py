@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.turnlog.turnlog_servers import Server, binary
 
-TEST_SECONDS = 150.0
+TEST_SECONDS = 300.0
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -65,7 +65,7 @@ async def replica(url: str, stages: str, **given: Any) -> AsyncIterator[Replica]
     """A process of its own, as far as callers, stages and the log can tell."""
     defaults: dict[str, Any] = {
         "profile": "development", "redis_url": url, "tokenizer": stages, "llm": stages, "vocoder": stages,
-        "lease_seconds": 1.0, "capacity_seconds": 0.05, "retry_seconds": 0.01, "stage_attempts": 3,
+        "lease_seconds": 3.0, "capacity_seconds": 0.05, "retry_seconds": 0.01, "stage_attempts": 3,
         "resume_seconds": 30.0,
     }  # fmt: skip
     settings = OrchestratorSettings(**{**defaults, **given})

@@ -36,7 +36,7 @@ async def process_of(url: str, stages: str, **given: object) -> AsyncIterator[Ru
     """Ready when the body begins; killed at its end if it still runs. ``given``: settings."""
     flags = {
         "profile": "development", "redis_url": url, "tokenizer": stages, "llm": stages, "vocoder": stages,
-        "lease_seconds": 1, "capacity_seconds": 0.05, "retry_seconds": 0.01, "stage_attempts": 3, **given,
+        "lease_seconds": 3, "capacity_seconds": 0.05, "retry_seconds": 0.01, "stage_attempts": 3, **given,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     process = await asyncio.create_subprocess_exec(

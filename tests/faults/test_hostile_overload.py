@@ -9,7 +9,7 @@ import pytest
 
 from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1.audio_pb2 import QuestionAudio
-from tests.faults.hostile_cases import Front, Refusal, conversing, orchestrator, turn_log, until
+from tests.faults.hostile_cases import Front, Refusal, conversing, orchestrator, run, turn_log, until
 from tests.integration.orchestrator.orchestrator_cases import (
     ALICE,
     FORMAT,
@@ -72,7 +72,7 @@ def test_overload_is_refused_and_live_turns_play_on(url):
             assert await front.sample("aqaa_turns_refused_total") == len(crowd) + len(refusals)
             await front.answered()
 
-    asyncio.run(scene())
+    run(scene())
 
 
 async def _places(front: Front, count: int) -> bool:
@@ -111,7 +111,7 @@ def test_a_conversation_outlives_the_refusal_of_its_turn(url):
             await call.done_writing()
             assert await call.code() is grpc.StatusCode.OK
 
-    asyncio.run(scene())
+    run(scene())
 
 
 async def _question(call):
@@ -142,4 +142,4 @@ def test_a_refused_request_leaves_no_key(url):
             await live
             assert not found
 
-    asyncio.run(scene())
+    run(scene())

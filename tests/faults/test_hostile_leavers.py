@@ -1,0 +1,116 @@
+"""Callers who come and go: thousands of sessions opened and abandoned leave nothing behind."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from aqaa.v1 import orchestrator_pb2 as pb
+from aqaa.v1.audio_pb2 import QuestionAudio
+from tests.faults.hostile_cases import Front, conversing, orchestrator, refused, run, turn_log, until
+from tests.integration.orchestrator.orchestrator_cases import FORMAT, PATIENCE, asking, metadata, pcm
+from tests.stages import Plan, StubStages
+
+SESSIONS = 10_000
+AT_ONCE = 50
+WITH_A_QUESTION = 20
+"""One session in so many says something before its caller leaves: that alone writes to the log."""
+
+
+@pytest.fixture
+def url(tmp_path) -> Iterator[str]:
+    with turn_log(tmp_path) as url:
+        yield url
+
+
+OPEN = pb.ConverseRequest(open=pb.OpenConversation(format=FORMAT))
+SAID = (pb.ConverseRequest(turn=pb.OpenTurn()), pb.ConverseRequest(audio=QuestionAudio(pcm=pcm(0.2))))
+
+
+async def leave(front: Front, *, speaking: bool) -> str:
+    """Opens a session, perhaps begins a question, and is gone. How far it came."""
+    call = await conversing(front, OPEN, *(SAID if speaking else ()))
+    assert (await call.read()).HasField("opened")
+    kind = (await call.read()).turn.WhichOneof("event") if speaking else "opened"
+    call.cancel()
+    return kind
+
+
+def test_ten_thousand_abandoned_sessions_leave_nothing(url):
+    stages = StubStages(slots=8)
+
+    async def many(front: Front, count: int) -> set[str]:
+        numbers = iter(range(count))
+
+        async def one_after_the_other() -> set[str]:
+            return {await leave(front, speaking=i % WITH_A_QUESTION == 0) for i in numbers}
+
+        return set().union(*await asyncio.gather(*(one_after_the_other() for _ in range(AT_ONCE))))
+
+    async def scene():
+        async with orchestrator(url, stages, turn_ttl_seconds=10, session_ttl_seconds=10) as front:
+            undisturbed = await front.answered()
+            await many(front, SESSIONS // 10)  # what a process takes for good, it has taken now
+            await front.at_rest()
+            resident, files = front.resident, front.open_files
+            came = await many(front, SESSIONS)
+            assert came <= {"opened", "failed"}  # let in, or refused for want of a place
+            await front.at_rest()
+            assert front.resident - resident < SESSIONS * 1024
+            assert front.open_files <= files + 5
+            assert await front.sample("aqaa_sessions_live") == 0
+            await until(lambda: _no_keys(front))
+            pending = await front.command("XPENDING", "aqaa:dispatch", "runners")
+            assert pending["pending"] == 0
+            assert (await front.answered()).whole == undisturbed.whole
+
+    run(scene())
+
+
+async def _no_keys(front: Front) -> bool:
+    return not await front.keys()
+
+
+LONG = Plan(segments=((4, 2000),))
+"""Sound of 4 minutes, 11.5 MB: more than a connection holds for a caller who does not read."""
+
+
+@pytest.mark.xfail(
+    strict=True, reason="no setting bounds how long an ended answer waits for a caller who reads nothing"
+)
+def test_a_caller_who_reads_nothing_loses_its_place(url):
+    stages = StubStages(slots=1, plan=LONG)
+
+    async def scene():
+        async with orchestrator(url, stages, lookahead_seconds=600) as front:
+            call = front.stub.Ask(asking(), metadata=metadata())
+            assert (await call.read()).event.HasField("opened")
+            await until(lambda: _written(front), 60)
+            await until(lambda: _places(front, 0), 5)  # nothing but its caller keeps the turn now
+            call.cancel()
+
+    run(scene())
+
+
+async def _written(front: Front) -> bool:
+    """Whether every token is in the log: what follows is up to the caller."""
+    states = [key for key in await front.keys() if key.endswith(b":state")]
+    return [await front.command("HGET", key, "phase") for key in states] == [b"completed"]
+
+
+async def _places(front: Front, count: int) -> bool:
+    return bool(await front.command("ZCARD", "aqaa:live") == count)
+
+
+def test_a_conversation_that_is_never_opened_is_closed(url):
+    async def scene():
+        async with orchestrator(url, StubStages(), conversation_idle_seconds=0.3) as front:
+            silent = front.stub.Converse(metadata=metadata(), timeout=PATIENCE)
+            opened = await conversing(front, OPEN)
+            assert (await opened.read()).HasField("opened")
+            for call in (silent, opened):
+                found = await refused(call)
+                assert found.reason == "DEADLINE"
+            await front.at_rest()
+
+    run(scene())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import cache, partial
 
 from google.protobuf.message import Message
 
@@ -61,6 +62,9 @@ class Appender:
             first = self._kept.pop(0)
             self._base = Cursor(first.seq, first.hash)
         self._writing = asyncio.Lock()
+        metrics = tenure.link.metrics
+        self._outcomes = cache(partial(metrics[catalogue.LOG_APPENDS].labels, stream))
+        self._seconds = metrics[catalogue.LOG_APPEND_SECONDS].labels(stream)
 
     @property
     def cursor(self) -> Cursor:
@@ -107,8 +111,8 @@ class Appender:
             )  # fmt: skip
             began = link.clock.now()
             reply = await link.run(call.script, call.keys, call.args)
-            link.metrics[catalogue.LOG_APPENDS].labels(self.stream, reply[0]).inc()
-            link.metrics[catalogue.LOG_APPEND_SECONDS].labels(self.stream).observe(link.clock.now() - began)
+            self._outcomes(reply[0]).inc()
+            self._seconds.observe(link.clock.now() - began)
             match reply[0]:
                 case "OK" | "DUP":
                     return

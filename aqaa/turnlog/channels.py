@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
-from typing import Any
 
 from redis import exceptions as redis_errors
-from redis.asyncio.cluster import RedisCluster
+from redis.asyncio import Connection
 
-from aqaa.turnlog.link import Link, heeding
+from aqaa.turnlog.link import Link, heeding, pack
 
 _SILENT, _DEAD = 5, 10
 """Sweeps without a word: after the first number the server is asked, after the second it counts as gone."""
@@ -33,7 +33,7 @@ class Channels:
 
     def add(self, channel: str) -> None:
         """Listen there. Confirmed by a call of ``heard``."""
-        node = self._node(channel)
+        node = self._link.node(channel)
         self._wanted[channel] = node
         if node not in self._ears:
             self._ears[node] = _Ear(self._link, node, self._heard)
@@ -50,7 +50,7 @@ class Channels:
         if not self._link.clustered:
             return
         for channel, node in list(self._wanted.items()):
-            if self._node(channel) != node or channel in self._ears[node].refused:
+            if self._link.node(channel) != node or channel in self._ears[node].refused:
                 self._ears[node].drop(channel)
                 self.add(channel)
 
@@ -58,13 +58,6 @@ class Channels:
         ears, self._ears = list(self._ears.values()), {}
         for ear in ears:
             await ear.aclose()
-
-    def _node(self, channel: str) -> str:
-        client = self._link.client
-        if not isinstance(client, RedisCluster):
-            return ""
-        node = client.get_node_from_key(channel)
-        return node.name if node is not None else ""
 
 
 class _Ear:
@@ -78,6 +71,7 @@ class _Ear:
         self._asked: set[str] = set()
         self.refused: set[str] = set()
         self._changed = asyncio.Event()
+        self._silence = 0
         self._task = asyncio.create_task(self._run(), name=f"turnlog-ear {node}")
 
     def add(self, channel: str) -> None:
@@ -97,64 +91,67 @@ class _Ear:
     async def _run(self) -> None:
         while True:
             client = self._link.subscriber(self._node)
-            pubsub = client.pubsub()
+            connection: Connection | None = None
             try:
-                await pubsub.connect()  # type: ignore[no-untyped-call]
+                connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
                 self._asked = set()
                 self._changed.set()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._ask(pubsub))
-                    group.create_task(self._hear(pubsub))
+                    group.create_task(self._ask(connection))
+                    group.create_task(self._hear(connection))
+                    group.create_task(self._watch(connection))
             except* _LOST as lost:
                 self._link.broke(lost.exceptions[0])
             finally:
-                with contextlib.suppress(*_LOST):
-                    await pubsub.aclose()  # type: ignore[no-untyped-call]
+                if connection is not None:
+                    with contextlib.suppress(*_LOST):
+                        await connection.disconnect(nowait=True)
+                    await client.connection_pool.release(connection)
                 if client is not self._link.client:
                     with contextlib.suppress(*_LOST):
                         await client.aclose()
             await self._link.clock.sleep(0.05)
 
-    async def _ask(self, pubsub: Any) -> None:
+    async def _ask(self, connection: Connection) -> None:
         """Keeps what was subscribed to equal to what is wanted."""
-        more, less = (
-            (pubsub.ssubscribe, pubsub.sunsubscribe)
-            if self._link.clustered
-            else (pubsub.subscribe, pubsub.unsubscribe)
-        )
+        more, less = ("SSUBSCRIBE", "SUNSUBSCRIBE") if self._link.clustered else ("SUBSCRIBE", "UNSUBSCRIBE")
         while True:
             await self._changed.wait()
             self._changed.clear()
-            gone, new = self._asked - self._wanted, self._wanted - self._asked
+            changes = [(less, channel) for channel in self._asked - self._wanted]
+            changes += [(more, channel) for channel in self._wanted - self._asked]
             self._asked = set(self._wanted)
             # one command a channel: their slots may differ
-            for channel in gone:
-                await heeding(less(channel))
-            for channel in new:
-                await heeding(more(channel))
+            if changes:
+                await heeding(connection.send_packed_command(b"".join(map(pack, changes))))
 
-    async def _hear(self, pubsub: Any) -> None:
-        silence = 0
+    async def _hear(self, connection: Connection) -> None:
         while True:
             try:
-                message = await heeding(pubsub.get_message(timeout=self._link.settings.sweep))
+                message = await connection.read_response(
+                    timeout=math.inf, disconnect_on_error=False, push_request=True
+                )
             except redis_errors.MovedError:
                 self.refused |= self._asked
                 continue
-            if message is None:
-                silence += 1
-                if silence == _SILENT:
-                    await heeding(pubsub.ping())
-                elif silence == _DEAD:
-                    raise redis_errors.ConnectionError("the subscribed connection is silent")
+            self._silence = 0
+            if not isinstance(message, list):  # the answer to a ping, where nothing is subscribed to
                 continue
-            silence = 0
-            kind, channel = message["type"], message["channel"]
-            name = channel.decode() if isinstance(channel, bytes) else channel
-            if kind in ("message", "smessage"):
-                self._heard(name, message["data"])
-            elif kind in ("subscribe", "ssubscribe"):
+            kind, name = message[0], message[1].decode()
+            if kind in (b"message", b"smessage"):
+                self._heard(name, message[2])
+            elif kind in (b"subscribe", b"ssubscribe"):
                 self._heard(name, None)
-            elif kind == "sunsubscribe" and name in self._wanted:  # its slot has left this node
+            elif kind == b"sunsubscribe" and name in self._wanted:  # its slot has left this node
                 self._asked.discard(name)
                 self.refused.add(name)
+
+    async def _watch(self, connection: Connection) -> None:
+        self._silence = 0
+        while True:
+            await self._link.clock.sleep(self._link.settings.sweep)
+            self._silence += 1
+            if self._silence == _SILENT:
+                await heeding(connection.send_command("PING"))
+            elif self._silence == _DEAD:
+                raise redis_errors.ConnectionError("the subscribed connection is silent")

@@ -7,7 +7,8 @@ that was woken, in one pipeline. Nobody polls, nobody waits for ever.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from typing import Any, Self
 
 from redis.exceptions import ResponseError
@@ -16,11 +17,13 @@ from aqaa.errors import AqaaError, Deadline, LogDiverged, LogLost, Unavailable
 from aqaa.telemetry import catalogue
 from aqaa.turnlog.append import appending
 from aqaa.turnlog.channels import Channels
-from aqaa.turnlog.link import Link
+from aqaa.turnlog.link import Command, Link
 from aqaa.turnlog.names import READER, Stream, TurnRef
 from aqaa.turnlog.records import Cursor, Entry, entries_of
 from aqaa.turnlog.state import TurnState
 
+_STATE = b"state"
+"""A wake-up that is not about an entry."""
 _SLICES = 8
 """Of a sweep: so many times in its length a part of the readers is looked after."""
 
@@ -48,6 +51,7 @@ class Follower:
         self.due = 0.0
         self.woken: float | None = None  # when, by the clock, since it was last read
         self.swept = False
+        self.stale = True  # the state may be another one than was read
         self.restoring = False
 
     @property
@@ -110,38 +114,36 @@ class Follower:
                 f"turn {self.turn.turn_id}: nothing new on {self.stream} for {timeout:g} s", stage="turnlog"
             ) from None
 
-    def reason(self) -> tuple[float | None, bool]:
-        """Why it is read now: when it was woken, and whether a sweep looks. For ``Following``."""
-        why = self.woken, self.swept
-        self.woken, self.swept = None, False
+    def reason(self) -> tuple[float | None, bool, bool]:
+        """Why it is read: when it was woken; whether a sweep looks; whether at its state. ``Following``'s."""
+        why = self.woken, self.swept, self.stale
+        self.woken, self.swept, self.stale = None, False, False
         return why
 
-    def take(self, raw_state: dict[bytes, bytes], raw: list[Any]) -> bool:
-        """What one reading found. True if there is more. For ``Following``."""
-        state = TurnState.parse(raw_state)
+    def take(self, raw_state: dict[bytes, bytes] | None, raw: list[Any]) -> None:
+        """What one reading found; no state where it read none. For ``Following``."""
+        state = self.state if raw_state is None else TurnState.parse(raw_state)
         if state is None:
             if self.state is not None or self._kept:
                 self.fail(LogLost(f"the log of turn {self.turn.turn_id} is gone", missing=self._missing()))
-            return False
+            return
         try:
             entries = entries_of(raw, self.stream, self.cursor)
         except LogDiverged as error:
             self.fail(error)
-            return False
-        last = state.last[self.stream]
-        self._log_ends = last.seq if not entries and last.seq < self.cursor.seq else None
-        if not entries and last.seq == self.cursor.seq and last.hash != self.cursor.hash:
-            self.fail(
-                LogDiverged(f"{self.stream} ends otherwise than what was read", missing=self._missing())
-            )
-            return False
-        news = bool(entries) or state != self.state
-        self.state = state
-        if news:
-            self._kept += entries
-            self._waiting += entries
+            return
+        if raw_state is not None:
+            last = state.last[self.stream]
+            self._log_ends = last.seq if not entries and last.seq < self.cursor.seq else None
+            if not entries and last.seq == self.cursor.seq and last.hash != self.cursor.hash:
+                otherwise = f"{self.stream} ends otherwise than what was read"
+                self.fail(LogDiverged(otherwise, missing=self._missing()))
+                return
+        if entries or state != self.state:
             self._news.set()
-        return bool(entries) and self._behind()
+        self.state = state
+        self._kept += entries
+        self._waiting += entries
 
     @property
     def lost(self) -> list[tuple[Entry, bytes]]:
@@ -172,11 +174,13 @@ class Following:
         self.link = link
         self.failing: str | None = None
         """Why the log cannot be read just now."""
+        self._wake_seconds = cache(link.metrics[catalogue.LOG_WAKE_SECONDS].labels)
         self._channels = Channels(link, self._heard)
         self._readers: dict[str, set[Follower]] = {}
-        self._dirty: dict[Follower, None] = {}
+        self._dirty: dict[str, dict[Follower, None]] = {}  # by node
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._reading: dict[str, asyncio.Task[None]] = {}
         self._restoring: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -189,7 +193,7 @@ class Following:
 
     async def __aexit__(self, *_: object) -> None:
         self.link.on_break.remove(self._look_at_all)
-        tasks = [*self._tasks, *self._restoring]
+        tasks = [*self._tasks, *self._reading.values(), *self._restoring]
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -213,24 +217,33 @@ class Following:
         channel = follower.turn.channel(READER[follower.stream])
         readers = self._readers.get(channel, set())
         readers.discard(follower)
-        self._dirty.pop(follower, None)
+        for dirty in self._dirty.values():
+            dirty.pop(follower, None)
         if not readers and self._readers.pop(channel, None) is not None:
             self._channels.drop(channel)
 
     def _heard(self, channel: str, message: bytes | None) -> None:
+        """message: the stream that has a new entry, or ``state``; or None."""
         readers = self._readers.get(channel, ())
         for follower in readers:
             if message is not None and follower.woken is None:
                 follower.woken = self.link.clock.now()
+            if message is None or message == _STATE:
+                follower.stale = True
         self._look_at(readers)
 
     def _look_at(self, followers: Iterable[Follower]) -> None:
-        self._dirty.update(dict.fromkeys(followers))
-        if self._dirty:
-            self._woken.set()
+        for follower in followers:
+            node = self.link.node(follower.turn.state)
+            self._dirty.setdefault(node, {})[follower] = None
+            if node not in self._reading:
+                self._woken.set()
 
     def _look_at_all(self) -> None:
-        self._look_at(follower for readers in self._readers.values() for follower in readers)
+        for readers in self._readers.values():
+            for follower in readers:
+                follower.stale = True
+            self._look_at(readers)
 
     async def _sweep(self) -> None:
         """Looks at every reader once a sweep, woken or not, and at where its channel's slot lies."""
@@ -241,54 +254,69 @@ class Following:
             self._channels.settle()
             due = [f for readers in self._readers.values() for f in readers if f.due <= now]
             for follower in due:
-                follower.swept = True
+                follower.swept = follower.stale = True
             self._look_at(due)
 
     async def _drain(self) -> None:
+        """Reads for whoever is to be looked at: in one pipeline for each node, which waits for no other."""
         while True:
             await self._woken.wait()
             self._woken.clear()
-            batch = list(self._dirty)
-            self._dirty.clear()
-            why = [follower.reason() for follower in batch]
-            count = self.link.settings.read_count
-            calls: list[tuple[Any, ...]] = []
-            for follower in batch:
-                # the state first: entries appended before a terminal state are then never missed
+            for node in [node for node in self._dirty if node not in self._reading]:
+                task = asyncio.create_task(self._read(list(self._dirty.pop(node))), name="turnlog-read")
+                self._reading[node] = task
+                task.add_done_callback(partial(self._read_out, node))
+
+    def _read_out(self, node: str, _: object) -> None:
+        del self._reading[node]
+        if node in self._dirty:
+            self._woken.set()
+
+    async def _read(self, batch: Sequence[Follower]) -> None:
+        count = self.link.settings.read_count
+        why = [(follower.cursor.seq, *follower.reason()) for follower in batch]
+        calls: list[Command] = []
+        for follower, (seq, _, _, stale) in zip(batch, why, strict=True):
+            if stale:  # the state first: entries appended before a terminal state are then never missed
                 calls.append(("HGETALL", follower.turn.state))
-                start = f"(0-{follower.cursor.seq}"
-                calls.append(("XRANGE", follower.turn.stream(follower.stream), start, "+", "COUNT", count))
                 follower.due = self.link.clock.now() + self.link.settings.sweep
-            try:
-                replies = await self.link.pipeline(calls)
-            except (Unavailable, ResponseError) as error:
-                self.failing = str(error)
-                self._look_at(batch)
-                await self.link.clock.sleep(self.link.settings.sweep)
+            calls.append(("XRANGE", follower.turn.stream(follower.stream), f"(0-{seq}", "+", "COUNT", count))
+        try:
+            replies = iter(await self.link.pipeline(calls))
+        except (Unavailable, ResponseError) as error:
+            self.failing = str(error)
+            for follower in batch:
+                follower.stale = True
+            self._look_at(batch)
+            await self.link.clock.sleep(self.link.settings.sweep)
+            return
+        self.failing = None
+        for follower, (seq, woken, swept, stale) in zip(batch, why, strict=True):
+            state, entries = next(replies) if stale else None, next(replies)
+            if isinstance(state, Exception) or isinstance(entries, Exception):
+                self.failing = f"{state}; {entries}"
+                follower.stale = True
                 continue
-            self.failing = None
-            for i, follower in enumerate(batch):
-                state, entries = replies[2 * i : 2 * i + 2]
-                if isinstance(state, Exception) or isinstance(entries, Exception):
-                    self.failing = f"{state}; {entries}"
-                    continue
-                before = follower.cursor.seq
-                if follower.take(state, entries):
-                    self._look_at([follower])
-                self._count(follower.stream, follower.cursor.seq - before, *why[i])
-                if follower.lost and not follower.restoring:
-                    follower.restoring = True
-                    task = asyncio.create_task(self._restore(follower), name="turnlog-restore")
-                    self._restoring.add(task)
-                    task.add_done_callback(self._restoring.discard)
+            if follower.cursor.seq != seq:  # read meanwhile, from the node that has it now
+                follower.stale = True
+                self._look_at([follower])
+                continue
+            follower.take(state, entries)
+            found = follower.cursor.seq - seq
+            if found == count:
+                self._look_at([follower])
+            self._count(follower.stream, found, woken, swept)
+            if follower.lost and not follower.restoring:
+                follower.restoring = True
+                task = asyncio.create_task(self._restore(follower), name="turnlog-restore")
+                self._restoring.add(task)
+                task.add_done_callback(self._restoring.discard)
 
     def _count(self, stream: Stream, entries: int, woken: float | None, swept: bool) -> None:
         if not entries:
             return
         if woken is not None:
-            self.link.metrics[catalogue.LOG_WAKE_SECONDS].labels(stream).observe(
-                self.link.clock.now() - woken
-            )
+            self._wake_seconds(stream).observe(self.link.clock.now() - woken)
         elif swept:
             self.link.metrics[catalogue.LOG_SWEEPS].labels(stream).inc(entries)
 

@@ -1,10 +1,12 @@
 """The connection to Redis or Valkey, a server or a cluster: scripts by SHA, deadlines, bounded repetition."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from hiredis import pack_command
 from prometheus_client import CollectorRegistry
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -12,12 +14,13 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from aqaa.errors import Unavailable
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Metrics
 from aqaa.turnlog.clock import Clock, MonotonicClock
+from aqaa.turnlog.lane import Broken, Lane, Source
 from aqaa.turnlog.scripts import Script
 from aqaa.turnlog.settings import TurnLogSettings
 
@@ -38,7 +41,26 @@ _BROKEN = (
 )
 """What a failover or a restart looks like: the call is repeated until its time is over."""
 
+_ELSEWHERE = (
+    redis_errors.AskError,
+    redis_errors.MovedError,
+    redis_errors.TryAgainError,
+    redis_errors.ClusterDownError,
+)
+"""What a node answers that is not, or not alone, the one to ask: redis-py finds who is, and remembers."""
+
 _FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
+_LEARN_AGAIN = 0.25
+"""Seconds between two looks at which nodes a cluster has."""
+
+Command = tuple[str | bytes | int, ...]
+"""A command whose second word is the key that says where it goes."""
+
+
+def pack(command: Command) -> bytes:
+    """A command in the server's protocol."""
+    packed: bytes = pack_command(command)  # type: ignore[arg-type]  # its stub names a tuple of one
+    return packed
 
 
 @dataclass(frozen=True)
@@ -49,13 +71,16 @@ class Call:
     keys: Sequence[str]
     args: Sequence[str | bytes | int]
 
-    def words(self, *, whole: bool = False) -> tuple[Any, ...]:
+    def words(self, *, whole: bool = False) -> Command:
         head = ("EVAL", self.script.text) if whole else ("EVALSHA", self.script.sha)
         return (*head, len(self.keys), *self.keys, *self.args)
 
 
 class Link:
     """Every call has a deadline; every call may be repeated, so each one is safe to repeat.
+
+    Scripts and pipelines of many callers share one connection to a node (``Lane``): what is called while an
+    exchange is under way goes out with the next one. Each call keeps its own error, deadline and repetition.
 
     ``breaks`` counts lost connections: whoever keeps a place in a stream compares it after one. ``on_break``
     is told of each. Raises Unavailable when a call's time is over.
@@ -74,10 +99,14 @@ class Link:
         self._node_options = dict(node_options or {})
         self.settings = settings
         self.clock = clock
-        self.clustered = isinstance(client, RedisCluster)
+        self._server = client if isinstance(client, Redis) else None
+        self._cluster = client if isinstance(client, RedisCluster) else None
+        self.clustered = self._cluster is not None
         self.publish = "SPUBLISH" if self.clustered else "PUBLISH"
         self.breaks = 0
         self.on_break: list[Callable[[], None]] = []
+        self._lanes: dict[str, Lane] = {}
+        self._learned = -_LEARN_AGAIN
 
     @classmethod
     async def connect(
@@ -120,6 +149,8 @@ class Link:
         return link
 
     async def aclose(self) -> None:
+        for lane in list(self._lanes.values()):
+            await lane.aclose()
         await self.client.aclose()
 
     async def __aenter__(self) -> Self:
@@ -130,25 +161,36 @@ class Link:
 
     def subscriber(self, node: str) -> Redis:
         """A client whose connection may be put into subscriber mode; of a cluster, the node's "host:port"."""
-        if not isinstance(self.client, RedisCluster):
-            return self.client
+        if self._server is not None:
+            return self._server
         host, port = node.rsplit(":", 1)
         return Redis(host=host, port=int(port), **self._node_options)
+
+    def node(self, key: str) -> str:
+        """Which node of a cluster has a key, "host:port"; "" on a single server, and where nobody has it."""
+        return self._where(key)[0] if self.clustered else ""
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> list[Any]:
         """A script's reply; its first item is the status, as text."""
         call = Call(script, keys, args)
-        return await self.repeat(script.name, lambda: self._run(call))
+        reply: list[Any] = await self.repeat(script.name, lambda: self._run(call))
+        return reply
 
     async def command(self, *words: str | bytes | int, **options: Any) -> Any:
         """One command that may be repeated. Raises redis's ResponseError for one that the server refuses."""
-        return await self.repeat(str(words[0]), lambda: self.client.execute_command(*words, **options))
+        return await self.repeat(str(words[0]), lambda: self._execute(*words, **options))
 
-    async def pipeline(self, calls: Sequence[Call | tuple[Any, ...]]) -> list[Any]:
-        """The replies of many calls in one round trip; a refused one's place holds its ResponseError."""
-        if not calls:
-            return []
-        return await self.repeat("pipeline", lambda: self._pipeline(calls))
+    async def pipeline(self, calls: Sequence[Call | Command]) -> list[Any]:
+        """The replies of many calls in one round trip to each node; a refused one's is its ResponseError."""
+        if not self.clustered:
+            return await self._pipeline(calls)
+        places: dict[str, list[int]] = {}
+        for i, call in enumerate(calls):
+            places.setdefault(self.node(_key(call)), []).append(i)
+        parts = (self._pipeline([calls[i] for i in part]) for part in places.values())
+        found = zip(places.values(), await asyncio.gather(*parts), strict=True)
+        replies = {i: reply for part, some in found for i, reply in zip(part, some, strict=True)}
+        return [replies[i] for i in range(len(calls))]
 
     async def now_ms(self) -> int:
         """The server's clock, in milliseconds since 1970: the clock of leases and of turns' deadlines."""
@@ -161,13 +203,15 @@ class Link:
             async with asyncio.timeout(self.settings.call_timeout):
                 while True:
                     try:
-                        return await heeding(attempt())
+                        return await attempt()
                     except ResponseError as error:
                         if not isinstance(error, _BROKEN):
                             raise
                         last = self.broke(error)
                     except _BROKEN as error:
                         last = self.broke(error)
+                    except Broken as error:
+                        last = str(error)
                     await self.clock.sleep(wait)
                     wait = min(2 * wait, _LONGEST_WAIT)
         except TimeoutError:
@@ -184,45 +228,76 @@ class Link:
             told()
         return f"{type(error).__name__}: {error}"
 
-    async def _run(self, call: Call) -> list[Any]:
-        try:
-            reply = await self.client.execute_command(*call.words())
-        except NoScriptError:  # a server that restarted, or a promoted replica
-            reply = await self.client.execute_command(*call.words(whole=True))
-        return _reply(reply)
+    async def _run(self, call: Call) -> Any:
+        [reply] = await self._lane(call.keys[0]).ask([pack(call.words())])
+        return await self._settled(call, reply)
 
-    async def _pipeline(self, calls: Sequence[Call | tuple[Any, ...]]) -> list[Any]:
-        try:
-            return await self._piped(calls)
-        except _BROKEN:
-            if isinstance(self.client, RedisCluster):  # only single commands learn that a node was replaced
-                await self.client.nodes_manager.initialize()
-            raise
+    async def _pipeline(self, calls: Sequence[Call | Command]) -> list[Any]:
+        """``pipeline`` for keys of one node."""
+        return await self.repeat("pipeline", lambda: self._piped(calls)) if calls else []
 
-    async def _piped(self, calls: Sequence[Call | tuple[Any, ...]]) -> list[Any]:
-        pipe: Any
-        pipe = self.client.pipeline() if self.clustered else self.client.pipeline(transaction=False)
-        for call in calls:
-            pipe.execute_command(*(call.words() if isinstance(call, Call) else call))
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        for i, (call, reply) in enumerate(zip(calls, replies, strict=True)):
-            if isinstance(call, Call):
-                replies[i] = await self._run(call) if isinstance(reply, NoScriptError) else reply
-                if isinstance(replies[i], list) and not isinstance(reply, NoScriptError):
-                    replies[i] = _reply(replies[i])
-            if isinstance(replies[i], _BROKEN):
-                raise replies[i]
-            if isinstance(replies[i], RedisError) and not isinstance(replies[i], ResponseError):
-                raise replies[i]
+    async def _piped(self, calls: Sequence[Call | Command]) -> list[Any]:
+        packed = [pack(call.words() if isinstance(call, Call) else call) for call in calls]
+        replies = await self._lane(_key(calls[0])).ask(packed)
+        for i, call in enumerate(calls):
+            try:
+                replies[i] = await self._settled(call, replies[i])
+            except ResponseError as error:
+                if isinstance(error, _BROKEN):
+                    raise
+                replies[i] = error
         return replies
+
+    async def _settled(self, call: Call | Command, reply: Any) -> Any:
+        """A reply as its caller wants it. Raises the error of a refused call."""
+        if isinstance(reply, ResponseError):
+            reply = await self._alone(call, reply)
+        elif not isinstance(call, Call):
+            return self.client.response_callbacks[str(call[0])](reply)
+        return [reply[0].decode(), *reply[1:]] if isinstance(call, Call) else reply
+
+    async def _alone(self, call: Call | Command, error: ResponseError) -> Any:
+        """Asks again what another node has to answer, or what was not answered for want of its script."""
+        try:
+            if not isinstance(error, _ELSEWHERE):
+                raise error
+            return await self._execute(*(call.words() if isinstance(call, Call) else call))
+        except NoScriptError:  # a server that restarted, or a promoted replica
+            assert isinstance(call, Call)
+            return await self._execute(*call.words(whole=True))
+
+    async def _execute(self, *words: str | bytes | int, **options: Any) -> Any:
+        return await heeding(self.client.execute_command(*words, **options))
+
+    def _lane(self, key: str) -> Lane:
+        name, source = self._where(key)
+        lane = self._lanes.get(name)
+        if lane is None or lane.source is not source:
+            lane = self._lanes[name] = Lane(source, self.settings.socket_timeout, self._lost)
+        return lane
+
+    def _where(self, key: str) -> tuple[str, Source]:
+        if self._server is not None:
+            return "", self._server.connection_pool
+        assert self._cluster is not None
+        node = self._cluster.get_node_from_key(key)
+        assert node is not None  # only a replica may be missing
+        return node.name, node
+
+    async def _lost(self, error: Exception) -> None:
+        """Notes an exchange that broke; on a cluster it finds out who has the slots now."""
+        self.broke(error)
+        if self._cluster is not None and self.clock.now() >= self._learned + _LEARN_AGAIN:
+            self._learned = self.clock.now()
+            with contextlib.suppress(*_BROKEN):
+                await self._cluster.nodes_manager.initialize()
 
     async def _time(self) -> int:
         options: dict[str, Any] = {}
-        if isinstance(self.client, RedisCluster):
-            await self.client.initialize()
-            options["target_nodes"] = self.client.get_random_node()
-        client: Any = self.client
-        seconds, micros = await client.execute_command("TIME", **options)
+        if self._cluster is not None:
+            await self._cluster.initialize()
+            options["target_nodes"] = self._cluster.get_random_node()
+        seconds, micros = await self._execute("TIME", **options)
         return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -254,5 +329,5 @@ def _login(url: str) -> dict[str, Any]:
     return {**found, "ssl": True} if url.startswith("rediss") else found
 
 
-def _reply(reply: list[Any]) -> list[Any]:
-    return [reply[0].decode(), *reply[1:]]
+def _key(call: Call | Command) -> str:
+    return call.keys[0] if isinstance(call, Call) else str(call[1])

@@ -23,7 +23,7 @@ from tests.stages import StubStages
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
 BIN = Path(sys.executable).parent
-SECONDS = 100
+SECONDS = 300
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

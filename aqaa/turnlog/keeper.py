@@ -1,7 +1,10 @@
-"""Staying an owner: one heartbeat for every role that this process holds, in two round trips."""
+"""Staying an owner: a heartbeat for every role that this process holds, in one round trip to a node."""
 
-from collections.abc import Iterable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from redis.exceptions import ResponseError
 
@@ -58,17 +61,43 @@ class Keeper:
         self._held.pop(tenure, None)
 
     async def run(self) -> None:
-        """Beats until it is cancelled. While the log is away leases run out, and that is all."""
-        while True:
-            await self.link.clock.sleep(self.link.settings.heartbeat)
-            try:
-                await self.beat()
-            except Unavailable:
-                continue
+        """Beats until it is cancelled. While the log is away leases run out, and that is all.
+
+        On a cluster each node has a beat of its own: one that is away holds up no other.
+        """
+        under_way: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self.link.clock.sleep(self.link.settings.heartbeat)
+                for part, renew in {**self._by_node(), "": self._renew_rest}.items():
+                    if part not in under_way:
+                        under_way[part] = group.create_task(_unless_away(renew()), name="turnlog-beat")
+                        under_way[part].add_done_callback(partial(_over, under_way, part))
 
     async def beat(self) -> None:
         """One heartbeat. Raises Unavailable."""
-        held = [h for h in self.held if h.tenure.error is None]
+        await asyncio.gather(*(renew() for renew in self._by_node().values()))
+        await self._renew_rest()
+
+    async def hand_over(self) -> list[Held]:
+        """SIGTERM: gives every role and entry back, for the next scan to take. What was held."""
+        held = list(self.held)
+        for one in held:
+            self.drop(one.tenure)
+            await one.tenure.release()
+            if one.dispatched is not None and self.consumer is not None:
+                await self.consumer.hand_over(one.dispatched)
+        return held
+
+    def _by_node(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What renews the roles of turns that lie on the same node."""
+        nodes: dict[str, list[Held]] = {}
+        for held in self.held:
+            nodes.setdefault(f"at {self.link.node(held.tenure.turn.state)}", []).append(held)
+        return {node: partial(self._renew, held) for node, held in nodes.items()}
+
+    async def _renew(self, all_held: Sequence[Held]) -> None:
+        held = [h for h in all_held if h.tenure.error is None]
         replies = await self.link.pipeline([h.tenure.renewal() for h in held])
         for one, reply in zip(held, replies, strict=True):
             granted(reply)
@@ -82,36 +111,38 @@ class Keeper:
                 raise
             except AqaaError as error:
                 one.tenure.lose(error)
-        await self._renew_rest([h for h in held if h.tenure in self._held])
-        for one in self.held:
-            if one.tenure.error is not None:
-                self.drop(one.tenure)
+        self._drop_lost()
 
-    async def hand_over(self) -> list[Held]:
-        """SIGTERM: gives every role and entry back, for the next scan to take. What was held."""
-        held = list(self.held)
-        for one in held:
-            self.drop(one.tenure)
-            await one.tenure.release()
-            if one.dispatched is not None and self.consumer is not None:
-                await self.consumer.hand_over(one.dispatched)
-        return held
-
-    async def _renew_rest(self, held: list[Held]) -> None:
+    async def _renew_rest(self) -> None:
         """Keeps live turns and entries; an entry that is no longer ours has another runner, who will acquire.
 
         A front takes a turn's place and gives it back; a runner only keeps one that is there.
         """
-        live = [h.tenure for h in held if h.tenure.error is None]
+        held = [h for h in self.held if h.tenure.error is None]
         claimed = [(h.tenure, h.dispatched) for h in held if h.dispatched is not None]
-        calls = [self._capacity.renewal(t.turn, again=t.role is Role.FRONT) for t in live]
+        calls = [self._capacity.renewal(h.tenure.turn, again=h.tenure.role is Role.FRONT) for h in held]
         if self.consumer is not None:
             calls += [self.consumer.claiming(dispatched) for _, dispatched in claimed]
         replies = await self.link.pipeline(calls)
-        for (tenure, _), reply in zip(claimed, replies[len(live) :], strict=self.consumer is not None):
+        for (tenure, _), reply in zip(claimed, replies[len(held) :], strict=self.consumer is not None):
             kept = not isinstance(reply, ResponseError) and reply[0] == "OK"
             if not kept and tenure.error is None:
                 tenure.replaced(f"another runner has the entry of turn {tenure.turn.turn_id}")
                 await tenure.release()
-        for reply in replies[: len(live)]:
+        self._drop_lost()
+        for reply in replies[: len(held)]:
             granted(reply)
+
+    def _drop_lost(self) -> None:
+        for one in self.held:
+            if one.tenure.error is not None:
+                self.drop(one.tenure)
+
+
+async def _unless_away(renewing: Awaitable[None]) -> None:
+    with contextlib.suppress(Unavailable):
+        await renewing
+
+
+def _over(under_way: dict[str, asyncio.Task[None]], part: str, _: object) -> None:
+    del under_way[part]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from aqaa.errors import FieldFault, InvalidRequest
 
@@ -73,7 +74,7 @@ class SessionRef:
     def turn(self, turn: str) -> "TurnRef":
         return TurnRef(self.tenant, self.session, turn)
 
-    @property
+    @cached_property
     def tag(self) -> str:
         return f"aqaa:{{{self.tenant}.{self.session}}}"
 
@@ -100,7 +101,7 @@ class TurnRef(SessionRef):
     def session_ref(self) -> SessionRef:
         return SessionRef(self.tenant, self.session)
 
-    @property
+    @cached_property
     def state(self) -> str:
         return f"{self.tag}:{self.turn_id}:state"
 

@@ -36,6 +36,9 @@ _ENDED = {
     EndReason.END_REASON_FAILED: Phase.FAILED,
 }
 
+_STREAM_FIELDS = [(stream, f"last:{stream}".encode(), f"hash:{stream}".encode()) for stream in Stream]
+_ROLE_FIELDS = [(role, f"{role}_owner".encode(), f"{role}_until".encode()) for role in Role]
+
 
 @dataclass(frozen=True)
 class TurnState:
@@ -72,21 +75,18 @@ class TurnState:
         def number(field: bytes) -> int | None:
             return int(raw[field]) if field in raw else None
 
-        owners = {role: raw.get(f"{role}_owner".encode(), b"").decode() for role in Role}
         return cls(
             phase=Phase(raw[b"phase"].decode()),
             caller=raw.get(b"caller", b"").decode(),
             last={
-                stream: Cursor(
-                    number(f"last:{stream}".encode()) or 0, raw.get(f"hash:{stream}".encode(), b"")
-                )
-                for stream in Stream
+                stream: Cursor(int(raw.get(last, 0)), raw.get(hashed, b""))
+                for stream, last, hashed in _STREAM_FIELDS
             },
-            owners={role: owner for role, owner in owners.items() if owner},
+            owners={role: raw[owner].decode() for role, owner, _ in _ROLE_FIELDS if raw.get(owner)},
             commit=number(b"commit"),
             frontier=number(b"frontier"),
             played=number(b"played_samples"),
             cancel=number(b"cancel"),
-            leases={role: number(f"{role}_until".encode()) or 0 for role in Role},
+            leases={role: int(raw.get(until, 0)) for role, _, until in _ROLE_FIELDS},
             terminal=TerminalState.FromString(raw[b"terminal"]) if b"terminal" in raw else None,
         )

@@ -11,6 +11,7 @@ from turnlog_cases import (
     CALLER,
     PATIENCE,
     STOPPED,
+    HandClock,
     everything,
     groups,
     open_turn,
@@ -191,6 +192,54 @@ async def test_appends_are_made_while_the_keys_of_their_turn_are_on_two_nodes(tm
             assert await texts(follower, len(words)) == words
         errors = source.ask("INFO", "errorstats") + target.ask("INFO", "errorstats")
         assert all(f"errorstat_{name}:".encode() in errors for name in ("ASK", "MOVED"))
+
+
+async def test_a_master_that_is_away_stalls_only_the_turns_that_lie_on_it(tmp_path):
+    clock = HandClock()
+    async with (
+        cluster(tmp_path) as nodes,
+        turn_log(nodes[0].url, cluster=True, settings=CLUSTER) as log,
+        turn_log(nodes[0].url, cluster=True, settings=CLUSTER, seed=1, clock=clock) as keeping,
+    ):
+        for node in nodes:
+            node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        away, there = nodes[:2]
+        lives = [await open_turn(log, session=next(sessions_on(log, n)).session) for n in (away, there)]
+        pens = [Appender(await run_turn(log, live.turn), Stream.ANSWER) for live in lives]
+        keeper = keeping.keeper()
+        for live in lives:
+            taken = await keeping.resume(live.turn, CALLER)
+            keeper.keep(taken)
+        async with (
+            log.following.follow(lives[0].turn, Stream.ANSWER) as stalled,
+            log.following.follow(lives[1].turn, Stream.ANSWER) as follower,
+        ):
+            for pen, reader in zip(pens, (stalled, follower), strict=True):
+                await pen.append(text("0"))
+                assert await texts(reader, 1) == ["0"]
+            beating = asyncio.create_task(keeper.run())
+            away.pause()
+            try:
+                waiting = asyncio.create_task(pens[0].append(text("1")))
+                for i in range(1, 30):
+                    await pens[1].append(text(str(i)))
+                    assert await texts(follower, 1) == [str(i)]
+                for _ in range(3):  # heartbeats; the first one waits for the node that is away
+                    before = await lease(log, lives[1])
+                    while await lease(log, lives[1]) == before:
+                        clock.advance(CLUSTER.heartbeat)
+                        await asyncio.sleep(0.01)
+                assert not waiting.done()
+            finally:
+                away.go_on()
+            assert await waiting == 2
+            assert await texts(stalled, 1) == ["1"]
+            beating.cancel()
+            await asyncio.wait([beating])
+
+
+async def lease(log, live) -> int:
+    return (await log.state(live.turn, CALLER)).leases[Role.FRONT]
 
 
 @pytest.mark.parametrize("how", ["asked", "killed"])

@@ -76,7 +76,7 @@ def make_log(
     Configures nothing globally. What ``bind`` has bound is in every line of the same task.
     """
     made = structlog.wrap_logger(
-        structlog.PrintLogger(file or sys.stderr),
+        structlog.WriteLogger(file or sys.stderr),  # a line is one write: gRPC writes to standard error, too
         processors=[
             merge_contextvars,
             structlog.processors.add_log_level,

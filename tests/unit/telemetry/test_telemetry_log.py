@@ -95,3 +95,19 @@ def test_no_field_is_meant_for_what_is_never_logged():
         not {"text", "pcm", "audio", "tokens", "transcript", "answer", "question", "history"} & FIELDS.keys()
     )
     assert all(FIELDS.values())
+
+
+def test_a_line_is_one_write():
+    """Standard error may be unbuffered and shared: what another writes must not come into a line."""
+
+    written = []
+
+    class Shared(io.StringIO):
+        def write(self, text):
+            written.append(text)
+            return len(text)
+
+    make_log("tokenizer", file=Shared()).info("something has happened", seconds=1)
+    (line,) = written
+    assert line.endswith("\n")
+    assert json.loads(line)["event"] == "something has happened"

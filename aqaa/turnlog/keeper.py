@@ -22,11 +22,15 @@ _LAST = (Stream.QUERY, Stream.ANSWER, Stream.DELIVERY)
 
 @dataclass(eq=False)
 class Held:
-    """A role that is kept, the entry it came with (runners), and the pens that write under it."""
+    """A role that is kept, the entry it came with (runners), and the pens that write under it.
+
+    ``placeless``: the last beat did not find the turn among the live ones.
+    """
 
     tenure: Tenure
     dispatched: Dispatched | None = None
     pens: list[Appender] = field(default_factory=list)
+    placeless: bool = False
 
 
 class Keeper:
@@ -116,11 +120,16 @@ class Keeper:
     async def _renew_rest(self) -> None:
         """Keeps live turns and entries; an entry that is no longer ours has another runner, who will acquire.
 
-        A front takes a turn's place and gives it back; a runner only keeps one that is there.
+        A runner only keeps a place that is there. A front takes a lost one again, one beat after missing it:
+        its role was renewed meanwhile, so the place went with a part of the log, and was not given back by
+        another front that had taken the turn over and told its end.
         """
         held = [h for h in self.held if h.tenure.error is None]
         claimed = [(h.tenure, h.dispatched) for h in held if h.dispatched is not None]
-        calls = [self._capacity.renewal(h.tenure.turn, again=h.tenure.role is Role.FRONT) for h in held]
+        calls = [
+            self._capacity.renewal(h.tenure.turn, again=h.placeless and h.tenure.role is Role.FRONT)
+            for h in held
+        ]
         if self.consumer is not None:
             calls += [self.consumer.claiming(dispatched) for _, dispatched in claimed]
         replies = await self.link.pipeline(calls)
@@ -130,8 +139,8 @@ class Keeper:
                 tenure.replaced(f"another runner has the entry of turn {tenure.turn.turn_id}")
                 await tenure.release()
         self._drop_lost()
-        for reply in replies[: len(held)]:
-            granted(reply)
+        for one, reply in zip(held, replies, strict=False):
+            one.placeless = granted(reply)[0] != "OK"
 
     def _drop_lost(self) -> None:
         for one in self.held:

@@ -146,6 +146,8 @@ async def test_a_place_that_was_given_back_is_taken_again_by_a_front_only(server
         await runner.beat()
         assert await log.capacity.live() == 0
         await front.beat()  # the node of the live turns was replaced by one that knows none of them
+        assert await log.capacity.live() == 0
+        await front.beat()
         assert await log.capacity.live() == 1
         await log.cancel(live.turn, CALLER)
         await log.capacity.leave(live.turn)
@@ -153,3 +155,17 @@ async def test_a_place_that_was_given_back_is_taken_again_by_a_front_only(server
         await runner.beat()
         assert await log.capacity.live() == 0
         assert (front.held, runner.held) == ((), ())
+
+
+async def test_a_place_given_back_by_the_next_front_stays_given_back(server):
+    async with turn_log(server.url) as one, turn_log(server.url, seed=1) as two:
+        live = await open_turn(one)
+        await one.capacity.publish("llm-0", 1, 1)
+        await one.capacity.admit(live.turn)
+        keeper = one.keeper()
+        keeper.keep(live.front)
+        await two.resume(live.turn, CALLER)
+        await two.capacity.leave(live.turn)
+        for _ in range(3):
+            await keeper.beat()  # the first tells the old front that it is superseded
+            assert await one.capacity.live() == 0

@@ -127,7 +127,7 @@ class Session:
     async def _schedule(self, begin: float, until: float) -> AsyncIterator[tuple[float, list[bytes]]]:
         """Each message at its time."""
         steps = _QUESTIONS.setdefault(self._script, self._script.question())
-        questions = int((until - begin) / self._script.cycle + 1e-6)  # sums of floats may lie below their goal
+        questions = int((until - begin) / self._script.cycle + 1e-6)  # floats may fall short
         for question in range(questions):
             for i, messages in enumerate(steps, 1):
                 due = begin + question * self._script.cycle + i * FRAME_SECONDS

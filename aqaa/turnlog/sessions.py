@@ -103,14 +103,20 @@ class Sessions:
     async def attach(self, caller: str, request_id: str, turn: TurnRef) -> TurnRef:
         """The turn that this request opened before, or ``turn`` if it is new: then it belongs to the request.
 
-        ``turn``'s ids are fresh ones, which are thrown away if the request is repeated.
+        ``turn``'s ids are fresh ones, which are thrown away if the request is repeated. The request is known
+        for a lease, and longer by ``remember_request`` alone: of those that are refused at the door nothing
+        stays.
         """
         key = request_key(turn.tenant, caller, request_id)
-        ttl = ms(self.link.settings.session_ttl)
         value = f"{turn.session}.{turn.turn_id}"
-        if await self.link.command("SET", key, value, "NX", "PX", ttl):
+        if await self.link.command("SET", key, value, "NX", "PX", ms(self.link.settings.lease)):
             return turn
         found: bytes | None = await self.link.command("GET", key)
         if found is None:  # it ran out in between
             return await self.attach(caller, request_id, turn)
         return TurnRef(turn.tenant, *found.decode().split("."))
+
+    async def remember_request(self, caller: str, request_id: str, turn: TurnRef) -> None:
+        """Its turn is open: a repeated request finds it for as long as a session lives."""
+        key, ttl = request_key(turn.tenant, caller, request_id), ms(self.link.settings.session_ttl)
+        await self.link.command("SET", key, f"{turn.session}.{turn.turn_id}", "PX", ttl)

@@ -155,6 +155,8 @@ class Front:
         opened = await shared.log.open(turn, caller, spec, history)
         if not isinstance(opened, Opened):  # the same request came twice at once
             return await self._again(turn, caller, question, send)
+        if asked.request_id:
+            await shared.log.sessions.remember_request(caller, asked.request_id, turn)
         delivery = Appender(opened.tenure, Stream.DELIVERY)
         return self._turn(
             turn, spec, opened.tenure, Sound(facts.sample_rate_hz), delivery, send,

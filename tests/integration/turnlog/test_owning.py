@@ -23,6 +23,7 @@ from turnlog_cases import (
 
 from aqaa.errors import Cancelled, LogLost, NotFound, Superseded
 from aqaa.turnlog import Appender, Consumer, Phase, Refused, Role, Stream, Tenure, post, read_all
+from aqaa.turnlog.settings import ms
 from aqaa.v1.tokens_pb2 import EndReason
 from aqaa.v1.turnlog_pb2 import TerminalState
 
@@ -258,6 +259,13 @@ async def test_opening_twice_attaches(server):
         assert turn == fresh
         assert await two.sessions.attach(CALLER, "request-1", other) == turn
         assert await two.sessions.attach("caller-two", "request-1", other) == other
+        [key, _] = sorted(await one.link.command("KEYS", "aqaa:{tenant.request.*"))
+        lease = ms(one.link.settings.lease)
+        assert await one.link.command("PTTL", key) <= lease  # it may yet be refused
+        await one.sessions.remember_request(CALLER, "request-1", turn)
+        await one.sessions.remember_request("caller-two", "request-1", other)
+        assert await one.link.command("PTTL", key) > lease
+        assert await two.sessions.attach(CALLER, "request-1", two.new_turn("tenant")) == turn
 
 
 async def test_a_front_waits_for_a_runner_and_dispatches_again(server):

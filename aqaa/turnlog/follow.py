@@ -16,10 +16,11 @@ from redis.exceptions import ResponseError
 from aqaa.errors import AqaaError, Deadline, LogDiverged, LogLost, Unavailable
 from aqaa.telemetry import catalogue
 from aqaa.turnlog.append import appending
+from aqaa.turnlog.bell import Bell
 from aqaa.turnlog.channels import Channels
 from aqaa.turnlog.link import Command, Link
 from aqaa.turnlog.names import READER, Stream, TurnRef
-from aqaa.turnlog.records import Cursor, Entry, entries_of
+from aqaa.turnlog.records import Cursor, Entry, announced, entries_of
 from aqaa.turnlog.state import TurnState
 
 _STATE = b"state"
@@ -45,7 +46,7 @@ class Follower:
         self._following = following
         self._kept = list(read)
         self._waiting: deque[Entry] = deque()
-        self._news = asyncio.Event()
+        self._news = Bell()
         self._error: AqaaError | None = None
         self._log_ends: int | None = None  # before the cursor, where a failover lost entries
         self.due = 0.0
@@ -98,21 +99,31 @@ class Follower:
         return self.state is not None and self.state.last[self.stream].seq > self.cursor.seq
 
     async def _until(self, met: Callable[[], bool], timeout: float) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                while not met():
-                    if self._error is not None:
-                        raise self._error
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
+        ends: float | None = None
+        while not met():
+            if self._error is not None:
+                raise self._error
+            now = asyncio.get_running_loop().time()
+            ends = now + timeout if ends is None else ends
+            if await self._news.heard(ends - now):
+                continue
             if self._following.failing is not None:
-                raise Unavailable(
-                    f"the turn log cannot be read: {self._following.failing}", stage="turnlog"
-                ) from None
+                raise Unavailable(f"the turn log cannot be read: {self._following.failing}", stage="turnlog")
             raise Deadline(
                 f"turn {self.turn.turn_id}: nothing new on {self.stream} for {timeout:g} s", stage="turnlog"
-            ) from None
+            )
+
+    def hears(self, entry: Entry) -> bool:
+        """Takes an entry that came with its wake-up. False if the log must be read. For ``Following``."""
+        cursor = self.cursor
+        if entry.seq <= cursor.seq:
+            return True
+        if self.state is None or entry != cursor.after(entry.data):
+            return False
+        self._kept.append(entry)
+        self._waiting.append(entry)
+        self._news.ring()
+        return True
 
     def reason(self) -> tuple[float | None, bool, bool]:
         """Why it is read: when it was woken; whether a sweep looks; whether at its state. ``Following``'s."""
@@ -140,7 +151,7 @@ class Follower:
                 self.fail(LogDiverged(otherwise, missing=self._missing()))
                 return
         if entries or state != self.state:
-            self._news.set()
+            self._news.ring()
         self.state = state
         self._kept += entries
         self._waiting += entries
@@ -157,7 +168,7 @@ class Follower:
     def fail(self, error: AqaaError) -> None:
         """Every waiting call raises this, once what arrived before is taken."""
         self._error = self._error or error
-        self._news.set()
+        self._news.ring()
 
     def _missing(self) -> str:
         return f"{self.stream}:{self.cursor.seq + 1}"
@@ -223,14 +234,18 @@ class Following:
             self._channels.drop(channel)
 
     def _heard(self, channel: str, message: bytes | None) -> None:
-        """message: the stream that has a new entry, or ``state``; or None."""
+        """message: a new entry as append.lua writes it, or ``state``; or None."""
         readers = self._readers.get(channel, ())
+        entry = None if message is None or message == _STATE else announced(message)
         for follower in readers:
+            if entry is not None and entry[0] == follower.stream and follower.hears(entry[1]):
+                self._wake_seconds(follower.stream).observe(0.0)
+                continue
             if message is not None and follower.woken is None:
                 follower.woken = self.link.clock.now()
             if message is None or message == _STATE:
                 follower.stale = True
-        self._look_at(readers)
+            self._look_at([follower])
 
     def _look_at(self, followers: Iterable[Follower]) -> None:
         for follower in followers:

@@ -21,6 +21,8 @@ KINDS: dict[Stream, type[Message]] = {
     Stream.DELIVERY: DeliveryRecord,
 }
 
+HASH_BYTES = 16
+
 Record = QueryRecord | AnswerRecord | DeliveryRecord
 
 
@@ -30,8 +32,8 @@ def encode(record: Message) -> bytes:
 
 
 def chain(before: bytes, data: bytes) -> bytes:
-    """The hash (16 bytes) of an entry with this data, behind one with that hash; b"" before the first."""
-    return hashlib.blake2b(before + data, digest_size=16).digest()
+    """The hash of an entry with this data, behind one with that hash; b"" before the first."""
+    return hashlib.blake2b(before + data, digest_size=HASH_BYTES).digest()
 
 
 def history_digest(history: History) -> bytes:
@@ -67,6 +69,13 @@ class Cursor:
     def after(self, data: bytes) -> Entry:
         """The entry that this data makes behind the cursor."""
         return Entry(self.seq + 1, data, chain(self.hash, data))
+
+
+def announced(message: bytes) -> tuple[str, Entry] | None:
+    """What a wake-up brings, ``name SP sequence SP hash data``: stream and entry. None for any other."""
+    name, _, rest = message.partition(b" ")
+    seq, _, entry = rest.partition(b" ")
+    return (name.decode(), Entry(int(seq), entry[HASH_BYTES:], entry[:HASH_BYTES])) if entry else None
 
 
 def entries_of(

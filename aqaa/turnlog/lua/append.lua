@@ -30,5 +30,6 @@ if tonumber(ARGV[11]) > 0 then redis.call('XTRIM', stream, 'MAXLEN', ARGV[11]) e
 if tonumber(ARGV[12]) > 0 then redis.call('XTRIM', stream, 'MINID', '0-' .. ARGV[12]) end
 redis.call('PEXPIRE', state, ARGV[8])
 redis.call('PEXPIRE', stream, ARGV[8])
-wake(ARGV[9], ARGV[10], name)
+-- the reader has the entry at once, and reads the stream only where it missed one before it
+wake(ARGV[9], ARGV[10], name .. ' ' .. seq .. ' ' .. ARGV[6] .. ARGV[7])
 return { 'OK' }

@@ -39,6 +39,33 @@ async def test_a_reader_is_woken_without_any_sweep(server):
                 assert await texts(follower, 1) == [str(i)]
 
 
+async def test_an_entry_comes_with_its_wake_up_and_one_that_was_missed_is_read(server):
+    """The stream is read once for each gap, and not at all where there is none."""
+
+    def readings() -> int:
+        lines = server.ask("INFO", "commandstats").decode().splitlines()
+        stats = [line for line in lines if line.startswith("cmdstat_xrange:")]
+        return int(stats[0].split("calls=")[1].split(",")[0]) if stats else 0
+
+    async with turn_log(server.url) as writer, turn_log(server.url, seed=1, clock=HandClock()) as reader:
+        live = await open_turn(writer)
+        answer = Appender(await run_turn(writer, live.turn), Stream.ANSWER)
+        async with reader.following.follow(live.turn, Stream.ANSWER) as follower:
+            await subscribed(reader, live.turn.channel(Role.FRONT))
+            await quiet(reader)
+            before = readings()
+            for i in range(5):
+                await answer.append(text(str(i)))
+                assert await texts(follower, 1) == [str(i)]
+            assert readings() == before
+            object.__setattr__(live.turn, "channel", lambda role: "")
+            await answer.append(text("unheard"))
+            object.__delattr__(live.turn, "channel")
+            await answer.append(text("heard"))
+            assert await texts(follower, 2) == ["unheard", "heard"]
+            assert readings() == before + 1
+
+
 async def test_a_reader_that_is_never_woken_reads_within_a_sweep(server):
     clock = HandClock()
     async with turn_log(server.url) as writer, turn_log(server.url, seed=1, clock=clock) as reader:

@@ -19,7 +19,7 @@ from aqaa.turnlog import (
     played_by_the_clock,
 )
 from aqaa.turnlog import scripts as every_script
-from aqaa.turnlog.records import Entry, encode, entries_of
+from aqaa.turnlog.records import Entry, announced, encode, entries_of
 from aqaa.v1.tokens_pb2 import AnswerPiece, EndReason, TextRun
 from aqaa.v1.turnlog_pb2 import AnswerRecord, TerminalState
 
@@ -39,6 +39,17 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (settings.lease, settings.heartbeat, settings.scan, settings.sweep) == (5.0, 1.0, 0.25, 1.0)
     assert (settings.dispatch_again, settings.frontier_interval, settings.turn_ttl) == (0.5, 0.25, 900.0)
     assert (settings.slots_lease, settings.delivery_keep) == (2.0, 64)
+
+
+@given(st.integers(1, 10**9), st.binary())
+def test_a_wake_up_brings_its_entry(seq: int, data: bytes) -> None:
+    entry = Cursor(seq - 1, b"\x20" * 16).after(data)
+    message = b"answer %d " % seq + entry.hash + data
+    assert announced(message) == (Stream.ANSWER, entry)
+
+
+def test_a_wake_up_without_an_entry_is_none_that_can_be_taken() -> None:
+    assert announced(b"answer") is None
 
 
 def written(words: list[str]) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -14,6 +14,7 @@ from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.dispatch import Consumer, Dispatched
 from aqaa.turnlog.link import Link, granted
 from aqaa.turnlog.names import Role, Stream
+from aqaa.turnlog.state import Phase
 from aqaa.turnlog.tenure import Tenure
 
 _LAST = (Stream.QUERY, Stream.ANSWER, Stream.DELIVERY)
@@ -24,13 +25,19 @@ _LAST = (Stream.QUERY, Stream.ANSWER, Stream.DELIVERY)
 class Held:
     """A role that is kept, the entry it came with (runners), and the pens that write under it.
 
-    ``placeless``: the last beat did not find the turn among the live ones.
+    idle       whether no stage works for the turn just now
+    completed  its tokens were, at the last beat
+    missing    a beat did not find the turn among the live ones
+    lacking    and it still ran at the beat after that
     """
 
     tenure: Tenure
     dispatched: Dispatched | None = None
     pens: list[Appender] = field(default_factory=list)
-    placeless: bool = False
+    idle: Callable[[], bool] = lambda: False
+    completed: bool = False
+    missing: bool = False
+    lacking: bool = False
 
 
 class Keeper:
@@ -53,10 +60,14 @@ class Keeper:
         return tuple(self._held.values())
 
     def keep(
-        self, tenure: Tenure, dispatched: Dispatched | None = None, pens: Iterable[Appender] = ()
+        self,
+        tenure: Tenure,
+        dispatched: Dispatched | None = None,
+        pens: Iterable[Appender] = (),
+        idle: Callable[[], bool] = lambda: False,
     ) -> Held:
         """Renews this from now on, until ``drop`` or until it is lost."""
-        held = Held(tenure, dispatched, list(pens))
+        held = Held(tenure, dispatched, list(pens), idle)
         self._held[tenure] = held
         return held
 
@@ -102,11 +113,14 @@ class Keeper:
 
     async def _renew(self, all_held: Sequence[Held]) -> None:
         held = [h for h in all_held if h.tenure.error is None]
+        missing = [h.missing for h in held]  # before it is asked whether they run
         replies = await self.link.pipeline([h.tenure.renewal() for h in held])
-        for one, reply in zip(held, replies, strict=True):
+        for one, missed, reply in zip(held, missing, replies, strict=True):
             granted(reply)
             try:
                 if reply[0] == "OK":
+                    one.completed = Phase(reply[1].decode()) is Phase.COMPLETED
+                    one.lacking = missed and not one.completed
                     for pen in one.pens:
                         await pen.mend(int(reply[2 + _LAST.index(pen.stream)]))
                 else:
@@ -120,14 +134,18 @@ class Keeper:
     async def _renew_rest(self) -> None:
         """Keeps live turns and entries; an entry that is no longer ours has another runner, who will acquire.
 
-        A runner only keeps a place that is there. A front takes a lost one again, one beat after missing it:
-        its role was renewed meanwhile, so the place went with a part of the log, and was not given back by
-        another front that had taken the turn over and told its end.
+        Only a front takes a lost place again, a beat after missing it: its turn was found running meanwhile,
+        so the place went with a part of the log and was not given back. That of a turn whose tokens are
+        complete is given back as soon as no stage works for it, and never taken again.
         """
         held = [h for h in self.held if h.tenure.error is None]
         claimed = [(h.tenure, h.dispatched) for h in held if h.dispatched is not None]
+        for one in held:
+            if one.completed and not one.missing and one.idle():
+                await self._capacity.leave(one.tenure.turn)
+                one.missing = True
         calls = [
-            self._capacity.renewal(h.tenure.turn, again=h.placeless and h.tenure.role is Role.FRONT)
+            self._capacity.renewal(h.tenure.turn, again=h.lacking and h.tenure.role is Role.FRONT)
             for h in held
         ]
         if self.consumer is not None:
@@ -140,7 +158,7 @@ class Keeper:
                 await tenure.release()
         self._drop_lost()
         for one, reply in zip(held, replies, strict=False):
-            one.placeless = granted(reply)[0] != "OK"
+            one.missing = granted(reply)[0] != "OK"
 
     def _drop_lost(self) -> None:
         for one in self.held:

@@ -32,6 +32,9 @@ class OrchestratorSettings(ServiceSettings):
     resume_seconds: float = Field(
         15.0, ge=0, le=900, description="how long a turn waits for its caller whose call broke"
     )
+    unread_seconds: float = Field(
+        120.0, gt=0, le=86400, description="longest that a call waits for a caller who takes nothing"
+    )
     dispatch_seconds: float = Field(
         5.0, gt=0, le=600, description="until a committed turn that no runner takes is refused"
     )

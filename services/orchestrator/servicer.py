@@ -3,7 +3,7 @@
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -33,6 +33,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = "aqaa.v1.OrchestratorService"
 
+T = TypeVar("T")
+
 
 class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     """Delegates to a front."""
@@ -47,7 +49,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async def work(outbox: Outbox[TurnEvent]) -> None:
             await self._front.ask(caller, request, seconds, outbox.put)
 
-        async with aclosing(self._outbox().taken(work)) as events:
+        async with aclosing(self._outbox(TurnEvent).taken(work)) as events:
             async for event in events:
                 yield AskResponse(event=event)
 
@@ -59,7 +61,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async def work(outbox: Outbox[ConverseResponse]) -> None:
             await conversation.run(request_iterator, outbox)
 
-        async with aclosing(Outbox[ConverseResponse](self._settings.outbox).taken(work)) as responses:
+        async with aclosing(self._outbox(ConverseResponse).taken(work)) as responses:
             async for response in responses:
                 yield response
 
@@ -69,7 +71,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async def work(outbox: Outbox[TurnEvent]) -> None:
             await self._front.resume(caller, request, outbox.put)
 
-        async with aclosing(self._outbox().taken(work)) as events:
+        async with aclosing(self._outbox(TurnEvent).taken(work)) as events:
             async for event in events:
                 yield ResumeResponse(event=event)
 
@@ -79,7 +81,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async def work(outbox: Outbox[TurnEvent]) -> None:
             await self._front.replay(caller, request, outbox.put)
 
-        async with aclosing(self._outbox().taken(work)) as events:
+        async with aclosing(self._outbox(TurnEvent).taken(work)) as events:
             async for event in events:
                 yield ReplayResponse(event=event)
 
@@ -103,5 +105,5 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             return None
         return time_left(context, stage="orchestrator", at_most=math.inf)
 
-    def _outbox(self) -> Outbox[TurnEvent]:
-        return Outbox(self._settings.outbox)
+    def _outbox(self, _: type[T]) -> Outbox[T]:
+        return Outbox(self._settings.outbox, self._settings.unread_seconds)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from aqaa.errors import Stalled
 from aqaa.telemetry.log import Log, traceback_of
 
 T = TypeVar("T")
@@ -90,19 +91,38 @@ class _End:
 
 
 class Outbox(Generic[T]):
-    """What a task makes for one who takes it at his own pace: when it is full, whoever puts waits."""
+    """What a task makes for one who takes it at his own pace: when it is full, whoever puts waits.
 
-    def __init__(self, size: int) -> None:
+    unread_seconds: after which the task ends with Stalled, if nothing of what is there was taken.
+    """
+
+    def __init__(self, size: int, unread_seconds: float) -> None:
         self._queue: asyncio.Queue[T | _End] = asyncio.Queue(size)
+        self._unread_seconds = unread_seconds
+        self._unread = False
+        self._taken_at = 0.0
+        self._waiting = 0
+        self._waits = asyncio.Event()
 
     async def put(self, item: T) -> None:
-        await self._queue.put(item)
+        if not self._queue.full():
+            self._queue.put_nowait(item)
+            return
+        self._waiting += 1
+        self._waits.set()
+        try:
+            await self._queue.put(item)
+        finally:
+            self._waiting -= 1
 
     async def taken(self, work: Callable[["Outbox[T]"], Awaitable[None]]) -> AsyncGenerator[T, None]:
         """What ``work`` puts, until it ends; then raises what it raised. Who stops taking cancels it."""
+        clock = asyncio.get_running_loop().time
+        self._taken_at = clock()
         task = asyncio.create_task(self._run(work))
         try:
             while not isinstance(item := await self._queue.get(), _End):
+                self._taken_at = clock()
                 yield item
             if item.error is not None:
                 raise item.error
@@ -111,14 +131,36 @@ class Outbox(Generic[T]):
 
     async def _run(self, work: Callable[["Outbox[T]"], Awaitable[None]]) -> None:
         try:
-            await work(self)
+            async with beside(self._watch()):
+                await work(self)
         except BaseException as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            await self._queue.put(_End(error))
+            await self._end(error)
         else:
-            await self._queue.put(_End(None))
+            await self._end(None)
+
+    async def _end(self, error: BaseException | None) -> None:
+        if self._unread:
+            while not self._queue.empty():  # it can be had again, and nobody knows whether it will be
+                self._queue.get_nowait()
+        await self._queue.put(_End(error))
+
+    async def _watch(self) -> None:
+        """Returns never. Raises Stalled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            while self._waiting:
+                left = self._taken_at + self._unread_seconds - clock()
+                if left <= 0:
+                    self._unread = True
+                    raise Stalled(
+                        f"nothing was taken for {self._unread_seconds:g} s, Resume goes on from there"
+                    )
+                await asyncio.sleep(left)
+            self._waits.clear()
+            await self._waits.wait()
 
 
 class Background:

@@ -3,12 +3,24 @@
 import asyncio
 from collections.abc import Iterator
 
+import grpc
+import grpc.aio
 import pytest
 
 from aqaa.v1 import orchestrator_pb2 as pb
 from aqaa.v1.audio_pb2 import QuestionAudio
-from tests.faults.hostile_cases import Front, conversing, orchestrator, refused, run, turn_log, until
-from tests.integration.orchestrator.orchestrator_cases import FORMAT, PATIENCE, asking, metadata, pcm
+from aqaa.v1.tokens_pb2 import StartMode
+from tests.faults.hostile_cases import Front, Refusal, conversing, orchestrator, refused, run, turn_log, until
+from tests.integration.orchestrator.orchestrator_cases import (
+    ALICE,
+    FORMAT,
+    PATIENCE,
+    STOP,
+    asking,
+    hear,
+    metadata,
+    pcm,
+)
 from tests.stages import Plan, StubStages
 
 SESSIONS = 10_000
@@ -71,13 +83,12 @@ async def _no_keys(front: Front) -> bool:
     return not await front.keys()
 
 
+TEXT = StartMode.START_MODE_TEXT
+
 LONG = Plan(segments=((4, 2000),))
 """Sound of 4 minutes, 11.5 MB: more than a connection holds for a caller who does not read."""
 
 
-@pytest.mark.xfail(
-    strict=True, reason="no setting bounds how long an ended answer waits for a caller who reads nothing"
-)
 def test_a_caller_who_reads_nothing_loses_its_place(url):
     stages = StubStages(slots=1, plan=LONG)
 
@@ -85,11 +96,44 @@ def test_a_caller_who_reads_nothing_loses_its_place(url):
         async with orchestrator(url, stages, lookahead_seconds=600) as front:
             call = front.stub.Ask(asking(), metadata=metadata())
             assert (await call.read()).event.HasField("opened")
-            await until(lambda: _written(front), 60)
-            await until(lambda: _places(front, 0), 5)  # nothing but its caller keeps the turn now
+            await until(lambda: _written(front))
+            await until(lambda: _places(front, 0))  # nothing but its caller keeps the turn now
+            told = await front.answered(ALICE, options=pb.TurnOptions(seed=8, start_mode=TEXT))
+            assert told.manifest.reason == STOP
+            assert not await front.command("ZCARD", "aqaa:live")  # and nobody has taken it again
             call.cancel()
+            await front.at_rest()
 
     run(scene())
+
+
+def test_a_caller_who_reads_nothing_is_told_to_resume(url):
+    stages = StubStages(slots=1, plan=LONG)
+
+    async def scene():
+        given = {"lookahead_seconds": 600, "unread_seconds": 0.5, "resume_seconds": 60}
+        async with orchestrator(url, stages, **given) as front:
+            call = front.stub.Ask(asking(), metadata=metadata())
+            told = await hear(call, until="opened")
+            await until(lambda: _written(front))
+            await until(lambda: _let_go(front))  # though its call is open
+            assert await front.sample("aqaa_rpc_in_flight") == 1
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await hear(call, told)
+            found = Refusal.of(caught.value)
+            assert (found.code, found.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STALLED")
+            assert len(told.chunks) > 0
+            again = front.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
+            whole = await hear(again, told)
+            assert whole.whole == (await front.answered()).whole
+            await front.at_rest()
+
+    run(scene())
+
+
+async def _let_go(front: Front) -> bool:
+    """Whether no front holds a turn: nor any of its sound."""
+    return await front.sample("aqaa_turns_live") == 0
 
 
 async def _written(front: Front) -> bool:

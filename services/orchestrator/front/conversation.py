@@ -210,7 +210,7 @@ class Conversation:
 
     async def _tell(self, turn: FrontTurn, current: _Open) -> None:
         try:
-            await turn.run(self._send, self._shared.stages.facts.sample_rate_hz)
+            await turn.run(self._shared.stages.facts.sample_rate_hz)
         except AqaaError as error:
             await self._fail(turn.turn.turn_id, error, resumable=turn.resumable)
         except Exception as error:

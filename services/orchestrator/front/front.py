@@ -90,7 +90,7 @@ class Front:
         turn = await self.open(asked, question, send)
         if turn is not None:
             turn.telling.asked_at = shared.clock.now()
-            await turn.run(send, shared.stages.facts.sample_rate_hz)
+            await turn.run(shared.stages.facts.sample_rate_hz)
 
     async def open(
         self, asked: Asked, question: Question, send: Send, fresh: TurnRef | None = None
@@ -179,7 +179,7 @@ class Front:
             raise
         outcomes.labels(outcome="OK").inc()
         if found is not None:
-            await found.run(send, self.shared.stages.facts.sample_rate_hz)
+            await found.run(self.shared.stages.facts.sample_rate_hz)
 
     async def _again(
         self,
@@ -240,15 +240,16 @@ class Front:
     ) -> FrontTurn:
         follower = self.shared.log.following.follow(turn, Stream.ANSWER)
         pens = [delivery] if query is None else [delivery, query]
-        self.desk.keeper.keep(tenure, pens=pens)
         telling = Telling(
             self.shared, spec, tenure, follower, sound, delivery, send, state_before=state_before,
             received=received, last_sequence=last_sequence, next_sample=next_sample,
         )  # fmt: skip
-        return FrontTurn(
+        made = FrontTurn(
             self.desk, turn, spec.caller, spec, tenure, follower, telling,
             question=question, query=query, groups=groups,
         )  # fmt: skip
+        self.desk.keeper.keep(tenure, pens=pens, idle=lambda: made.idle)
+        return made
 
     async def _tell_end(self, turn: TurnRef, spec: TurnSpec, state: TurnState, send: Send) -> None:
         """A turn that was cancelled has its manifest; one that failed has its error."""

@@ -61,7 +61,9 @@ class Telling:
         self._tenure = tenure
         self._follower = follower
         self._delivery = delivery
-        self._send = send
+        self._sending = send
+        self._unsent = 0
+        self._unsent_since = 0.0
         self._received = dict(received or {})
         self._last_sequence = last_sequence
         self._next_sample = next_sample
@@ -94,6 +96,23 @@ class Telling:
 
     # -- what is told --
 
+    async def send(self, event: TurnEvent) -> None:
+        """Gives the caller the next event; waits while it takes nothing."""
+        clock = self._shared.clock
+        if not self._unsent:
+            self._unsent_since = clock.now()
+        self._unsent += 1
+        try:
+            await self._sending(event)
+            self._unsent_since = clock.now()
+        finally:
+            self._unsent -= 1
+
+    @property
+    def unheard(self) -> float:
+        """Seconds for which it has waited for its caller; 0 while it does not."""
+        return self._shared.clock.now() - self._unsent_since if self._unsent else 0.0
+
     async def _read(self) -> None:
         while True:
             try:
@@ -125,7 +144,7 @@ class Telling:
             self._note_text()
         else:
             return
-        await self._send(event)
+        await self.send(event)
 
     def _missing(self, new: NewText) -> AnswerText:
         """What the caller has not got of it."""
@@ -153,7 +172,7 @@ class Telling:
             )
         self._ends.append((event.sequence, self.sound.place.sample))
         if event.sequence > self._last_sequence:
-            await self._send(TurnEvent(turn_id=self._spec.turn_id, audio=event))
+            await self.send(TurnEvent(turn_id=self._spec.turn_id, audio=event))
             self._note_audio(event)
 
     # -- who else has a say --

@@ -15,7 +15,7 @@ from aqaa.v1.tokens_pb2 import EndReason
 from aqaa.v1.turnlog_pb2 import TurnSpec
 from services.orchestrator.failures import error_of, terminal_of
 from services.orchestrator.front.question import Question
-from services.orchestrator.front.telling import Send, Telling, is_resumable
+from services.orchestrator.front.telling import Telling, is_resumable
 from services.orchestrator.session import Book, add_tokens
 from services.orchestrator.shared import Shared
 from services.orchestrator.tasks import beside
@@ -63,13 +63,19 @@ class FrontTurn:
         self._query = query
         self._groups = groups
         self._begun = False
+        self._left = False
         self.committed = question is None
         self.over = False
         """Its manifest, or its error, was sent."""
         self.resumable = False
         """Its call has failed, and another one may go on with it."""
 
-    async def run(self, send: Send, sample_rate_hz: int) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether only its caller is waited for: it takes nothing, or is gone."""
+        return self._left or self.telling.unheard >= self._shared.log.link.settings.heartbeat
+
+    async def run(self, sample_rate_hz: int) -> None:
         """Tells the turn from its first event to its manifest. Raises what it failed with.
 
         A turn whose call breaks (this is cancelled) waits for its caller and is cancelled then.
@@ -85,14 +91,14 @@ class FrontTurn:
                     bundle_digest=spec.bundle_digest,
                     seed=spec.seed,
                 )
-                await send(TurnEvent(turn_id=spec.turn_id, opened=opened))
+                await self.telling.send(TurnEvent(turn_id=spec.turn_id, opened=opened))
                 with shared.tracing.span(SpanName.TURN, traceparent=spec.traceparent or None):
-                    reason = await self._told(send)
+                    reason = await self._told()
                 await self._remember(all_heard=True)
                 manifest = self.telling.sound.manifest(self.telling.answer, reason)
                 await add_tokens(manifest, shared.log, self.turn, spec)
                 self.over = True
-                await send(TurnEvent(turn_id=spec.turn_id, manifest=manifest))
+                await self.telling.send(TurnEvent(turn_id=spec.turn_id, manifest=manifest))
                 self._count(EndReason.Name(reason).removeprefix("END_REASON_"))
                 await self.give_back()
             except asyncio.CancelledError:
@@ -110,11 +116,11 @@ class FrontTurn:
             self._shared.log.following.leave(self._follower)
             self._broken()
 
-    async def _told(self, send: Send) -> "EndReason.ValueType":
+    async def _told(self) -> "EndReason.ValueType":
         telling = self.telling
         try:
             async with beside(telling.watch(), telling.lost(), self._dispatch()):
-                await self._ask(send)
+                await self._ask()
                 async with beside(telling.pace()):
                     return await telling.tell()
         except (Cancelled, Superseded):
@@ -128,13 +134,13 @@ class FrontTurn:
             await self._follower.seen(lambda state: state.phase.terminal, self._log_seconds)
             return EndReason.END_REASON_CANCELLED
 
-    async def _ask(self, send: Send) -> None:
+    async def _ask(self) -> None:
         """Brings the question into the log, unless it is there."""
         if self._question is not None and self._query is not None:
             with self._shared.tracing.span(SpanName.QUESTION):
                 self._groups = await self._question.into(self._query, self._spec.bundle_digest)
         committed = QuestionCommitted(groups=self._groups or 0)
-        await send(TurnEvent(turn_id=self._spec.turn_id, question_committed=committed))
+        await self.telling.send(TurnEvent(turn_id=self._spec.turn_id, question_committed=committed))
         if not self.committed:
             self.committed = True
             if self.telling.asked_at is not None:
@@ -194,6 +200,7 @@ class FrontTurn:
     async def _linger(self, played: int) -> None:
         """Waits for another front to take the turn over; else ends it."""
         shared, tenure = self._shared, self._tenure
+        self._left = True
         with suppress(TimeoutError):
             async with asyncio.timeout(shared.settings.resume_seconds):
                 await tenure.lost.wait()

@@ -7,6 +7,7 @@ from orchestrator_cases import (
     BOB,
     CANCELLED,
     PATIENCE,
+    STOP,
     Told,
     ask,
     asking,
@@ -19,7 +20,10 @@ from orchestrator_cases import (
 )
 
 from aqaa.v1 import orchestrator_pb2 as pb
+from aqaa.v1.tokens_pb2 import StartMode
 from tests.stages import Plan, StubStages
+
+WRITTEN = pb.TurnOptions(seed=7, start_mode=StartMode.START_MODE_TEXT)
 
 
 def resume(on, request, caller=ALICE):
@@ -235,3 +239,31 @@ async def test_a_caller_who_never_comes_back_frees_the_slot(server):
         request = pb.GetSessionRequest(session_id=told.opened.session_id)
         session = await made.stub.GetSession(request, metadata=metadata())
         assert [turn.reason for turn in session.turns] == [CANCELLED]
+
+
+async def test_a_completed_turn_whose_caller_is_gone_gives_its_place_back(server):
+    """Its tokens are complete, so no slot is kept for it; its caller may still come back for its sound."""
+    stages = StubStages(slots=1)
+    async with stages.serving() as address, replica(server.url, address) as made:
+        undisturbed = await ask(made)
+        log = made.orchestrator.shared.log
+        held = stages.faults.hold("vocoder", 2)
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        told = await hear(call, until="audio", count=2)
+        await held.reached.wait()
+        turn = log.session("acme", told.opened.session_id).turn(told.turn_id)
+
+        async def completed():
+            return (await log.state(turn, str(ALICE))).phase.terminal
+
+        async def given_back():
+            return not await log.capacity.live()
+
+        await until(completed)
+        assert await log.capacity.live() == 1  # a stage still works for it
+        call.cancel()
+        await until(given_back)
+        assert (await ask(made, asking(options=WRITTEN))).manifest.reason == STOP
+        held.release()
+        assert (await hear(resume(made, told.resuming), told)).whole == undisturbed.whole
+        await nothing_left(stages, made)

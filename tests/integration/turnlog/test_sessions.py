@@ -1,7 +1,7 @@
 """Sessions and capacity: history as text, closing leaves no key, admission below the slots."""
 
 import pytest
-from turnlog_cases import CALLER, groups, open_turn, run_turn, spec_of, text, turn_log
+from turnlog_cases import CALLER, STOPPED, groups, open_turn, run_turn, spec_of, text, turn_log
 
 from aqaa.errors import CapacityError, InvalidRequest, LogDiverged, NotFound
 from aqaa.turnlog import Appender, Opened, Stream, TurnState, history_digest
@@ -155,6 +155,37 @@ async def test_a_place_that_was_given_back_is_taken_again_by_a_front_only(server
         await runner.beat()
         assert await log.capacity.live() == 0
         assert (front.held, runner.held) == ((), ())
+
+
+async def test_a_completed_turn_that_no_stage_works_for_gives_its_place_back(server):
+    async with turn_log(server.url) as one, turn_log(server.url, seed=1) as two:
+        live = await open_turn(one)
+        await one.capacity.publish("llm-0", 1, 1)
+        await one.capacity.admit(live.turn)
+        idle, keeper = False, one.keeper()
+        keeper.keep(live.front, idle=lambda: idle)
+        runner = await run_turn(one, live.turn)
+        idle = True
+        await keeper.beat()
+        assert await one.capacity.live() == 1  # its tokens are still written
+        await one.finish(runner, STOPPED)
+        idle = False
+        await keeper.beat()
+        assert await one.capacity.live() == 1  # its sound is still made
+        idle = True
+        await keeper.beat()
+        assert await one.capacity.live() == 0
+        idle = False
+        later = two.keeper()
+        for _ in range(2):
+            await keeper.beat()
+            assert await one.capacity.live() == 0  # taken again by nobody: not by its front
+        later.keep(await two.resume(live.turn, CALLER))
+        for _ in range(3):
+            await later.beat()
+            await keeper.beat()
+            assert await one.capacity.live() == 0  # nor by the next one
+        assert len(later.held) == 1
 
 
 async def test_a_place_given_back_by_the_next_front_stays_given_back(server):

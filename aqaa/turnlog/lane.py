@@ -20,7 +20,7 @@ class Broken(Exception):
 @dataclass(frozen=True, eq=False)
 class _Asked:
     commands: Sequence[bytes]
-    answer: "asyncio.Future[list[Any] | Broken]"
+    answer: "asyncio.Future[list[Any] | Broken | TimeoutError]"
 
 
 class Lane:
@@ -41,17 +41,23 @@ class Lane:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, commands: Sequence[bytes]) -> list[Any]:
+    async def ask(self, commands: Sequence[bytes], ends: float) -> list[Any]:
         """The replies to commands in the server's protocol; a refused one's is its ResponseError.
 
-        Who is cancelled leaves the others alone, and what has been sent is carried out. Raises Broken.
+        Who is cancelled leaves the others alone, and what has been sent is carried out. Raises Broken, or
+        TimeoutError when it ``ends`` by the event loop's clock.
         """
-        answer: asyncio.Future[list[Any] | Broken] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Any] | Broken | TimeoutError] = loop.create_future()
         self._waiting.append(_Asked(commands, answer))
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="turnlog-lane")
-        found = await answer
-        if isinstance(found, Broken):
+        timer = loop.call_at(ends, _settle, answer, TimeoutError())
+        try:
+            found = await answer
+        finally:
+            timer.cancel()
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -80,8 +86,7 @@ class Lane:
         finally:
             self._task = None
             for one in (*asked, *self._waiting):  # none, unless this was cancelled
-                if not one.answer.done():
-                    one.answer.set_result(Broken("the connection is closed"))
+                _settle(one.answer, Broken("the connection is closed"))
             self._waiting = []
 
     async def _exchange(self, asked: Sequence[_Asked]) -> None:
@@ -91,16 +96,14 @@ class Lane:
             await connection.send_packed_command(packed, check_health=False)
             for one in asked:
                 replies = [await _reply(connection) for _ in one.commands]
-                if not one.answer.done():
-                    one.answer.set_result(replies)
+                _settle(one.answer, replies)
 
     async def _fail(self, asked: Sequence[_Asked], error: Exception) -> None:
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
         await self._lost(error)
         for one in asked:
-            if not one.answer.done():
-                one.answer.set_result(Broken(f"{type(error).__name__}: {error}"))
+            _settle(one.answer, Broken(f"{type(error).__name__}: {error}"))
 
     async def _ready(self) -> Connection:
         """The connection; one that the server has closed meanwhile connects again when it is written to."""
@@ -114,6 +117,13 @@ class Lane:
         if connection.is_connected and (connection.should_reconnect() or await connection.can_read()):
             await connection.disconnect(nowait=True)
         return connection
+
+
+def _settle(
+    answer: "asyncio.Future[list[Any] | Broken | TimeoutError]", found: list[Any] | Broken | TimeoutError
+) -> None:
+    if not answer.done():
+        answer.set_result(found)
 
 
 async def _reply(connection: Connection) -> Any:

@@ -53,6 +53,11 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.5
 _LEARN_AGAIN = 0.25
 """Seconds between two looks at which nodes a cluster has."""
 
+_KEYED = frozenset(
+    {"GET", "HGET", "HGETALL", "SET", "UNLINK", "XACK", "XADD", "XRANGE", "ZCOUNT", "ZRANGE", "ZREM"}
+)
+"""Commands that are asked like scripts: the second word is the key, and they never wait."""
+
 Command = tuple[str | bytes | int, ...]
 """A command whose second word is the key that says where it goes."""
 
@@ -142,7 +147,7 @@ class Link:
             client = Redis.from_pool(pool)
         link = cls(client, settings, clock or MonotonicClock(), {**_login(url), **common}, metrics)
         try:
-            await link.repeat("TIME", lambda: link._time())
+            await link.repeat("TIME", link._time)
         except BaseException:
             await link.aclose()
             raise
@@ -173,12 +178,15 @@ class Link:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> list[Any]:
         """A script's reply; its first item is the status, as text."""
         call = Call(script, keys, args)
-        reply: list[Any] = await self.repeat(script.name, lambda: self._run(call))
+        reply: list[Any] = await self.repeat(script.name, lambda ends: self._ask(call, ends))
         return reply
 
     async def command(self, *words: str | bytes | int, **options: Any) -> Any:
         """One command that may be repeated. Raises redis's ResponseError for one that the server refuses."""
-        return await self.repeat(str(words[0]), lambda: self._execute(*words, **options))
+        name = str(words[0])
+        if name in _KEYED and not options:
+            return await self.repeat(name, lambda ends: self._ask(words, ends))
+        return await self.repeat(name, lambda ends: self._execute(ends, *words, **options))
 
     async def pipeline(self, calls: Sequence[Call | Command]) -> list[Any]:
         """The replies of many calls in one round trip to each node; a refused one's is its ResponseError."""
@@ -194,31 +202,38 @@ class Link:
 
     async def now_ms(self) -> int:
         """The server's clock, in milliseconds since 1970: the clock of leases and of turns' deadlines."""
-        return await self.repeat("TIME", lambda: self._time())
+        return await self.repeat("TIME", self._time)
 
-    async def repeat(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """``attempt`` until it is answered. Raises Unavailable after ``call_timeout``."""
+    async def repeat(self, what: str, attempt: Callable[[float], Awaitable[T]]) -> T:
+        """``attempt`` until it is answered. Raises Unavailable after ``call_timeout``.
+
+        attempt: is given when that is, by the event loop's clock, and raises TimeoutError then.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self.settings.call_timeout
         wait, last = _FIRST_WAIT, "no answer"
-        try:
-            async with asyncio.timeout(self.settings.call_timeout):
-                while True:
-                    try:
-                        return await attempt()
-                    except ResponseError as error:
-                        if not isinstance(error, _BROKEN):
-                            raise
-                        last = self.broke(error)
-                    except _BROKEN as error:
-                        last = self.broke(error)
-                    except Broken as error:
-                        last = str(error)
+        while True:
+            try:
+                return await attempt(ends)
+            except ResponseError as error:
+                if not isinstance(error, _BROKEN):
+                    raise
+                last = self.broke(error)
+            except _BROKEN as error:  # builtin's TimeoutError among them
+                if loop.time() < ends:
+                    last = self.broke(error)
+            except Broken as error:
+                last = str(error)
+            try:
+                async with asyncio.timeout_at(ends):
                     await self.clock.sleep(wait)
-                    wait = min(2 * wait, _LONGEST_WAIT)
-        except TimeoutError:
-            raise Unavailable(
-                f"the turn log did not answer {what} within {self.settings.call_timeout:g} s: {last}",
-                stage="turnlog",
-            ) from None
+            except TimeoutError:
+                break
+            wait = min(2 * wait, _LONGEST_WAIT)
+        raise Unavailable(
+            f"the turn log did not answer {what} within {self.settings.call_timeout:g} s: {last}",
+            stage="turnlog",
+        )
 
     def broke(self, error: BaseException) -> str:
         """Notes a lost connection."""
@@ -228,46 +243,47 @@ class Link:
             told()
         return f"{type(error).__name__}: {error}"
 
-    async def _run(self, call: Call) -> Any:
-        [reply] = await self._lane(call.keys[0]).ask([pack(call.words())])
-        return await self._settled(call, reply)
+    async def _ask(self, call: Call | Command, ends: float) -> Any:
+        [reply] = await self._lane(_key(call)).ask([_packed(call)], ends)
+        return await self._settled(call, reply, ends)
 
     async def _pipeline(self, calls: Sequence[Call | Command]) -> list[Any]:
         """``pipeline`` for keys of one node."""
-        return await self.repeat("pipeline", lambda: self._piped(calls)) if calls else []
+        return await self.repeat("pipeline", lambda ends: self._piped(calls, ends)) if calls else []
 
-    async def _piped(self, calls: Sequence[Call | Command]) -> list[Any]:
-        packed = [pack(call.words() if isinstance(call, Call) else call) for call in calls]
-        replies = await self._lane(_key(calls[0])).ask(packed)
+    async def _piped(self, calls: Sequence[Call | Command], ends: float) -> list[Any]:
+        replies = await self._lane(_key(calls[0])).ask([_packed(call) for call in calls], ends)
         for i, call in enumerate(calls):
             try:
-                replies[i] = await self._settled(call, replies[i])
+                replies[i] = await self._settled(call, replies[i], ends)
             except ResponseError as error:
                 if isinstance(error, _BROKEN):
                     raise
                 replies[i] = error
         return replies
 
-    async def _settled(self, call: Call | Command, reply: Any) -> Any:
+    async def _settled(self, call: Call | Command, reply: Any, ends: float) -> Any:
         """A reply as its caller wants it. Raises the error of a refused call."""
         if isinstance(reply, ResponseError):
-            reply = await self._alone(call, reply)
+            reply = await self._alone(call, reply, ends)
         elif not isinstance(call, Call):
-            return self.client.response_callbacks[str(call[0])](reply)
+            parse = self.client.response_callbacks.get(str(call[0]))
+            return parse(reply) if parse is not None else reply
         return [reply[0].decode(), *reply[1:]] if isinstance(call, Call) else reply
 
-    async def _alone(self, call: Call | Command, error: ResponseError) -> Any:
+    async def _alone(self, call: Call | Command, error: ResponseError, ends: float) -> Any:
         """Asks again what another node has to answer, or what was not answered for want of its script."""
         try:
             if not isinstance(error, _ELSEWHERE):
                 raise error
-            return await self._execute(*(call.words() if isinstance(call, Call) else call))
+            return await self._execute(ends, *(call.words() if isinstance(call, Call) else call))
         except NoScriptError:  # a server that restarted, or a promoted replica
             assert isinstance(call, Call)
-            return await self._execute(*call.words(whole=True))
+            return await self._execute(ends, *call.words(whole=True))
 
-    async def _execute(self, *words: str | bytes | int, **options: Any) -> Any:
-        return await heeding(self.client.execute_command(*words, **options))
+    async def _execute(self, ends: float, *words: str | bytes | int, **options: Any) -> Any:
+        async with asyncio.timeout_at(ends):
+            return await heeding(self.client.execute_command(*words, **options))
 
     def _lane(self, key: str) -> Lane:
         name, source = self._where(key)
@@ -292,12 +308,12 @@ class Link:
             with contextlib.suppress(*_BROKEN):
                 await self._cluster.nodes_manager.initialize()
 
-    async def _time(self) -> int:
+    async def _time(self, ends: float) -> int:
         options: dict[str, Any] = {}
         if self._cluster is not None:
             await self._cluster.initialize()
             options["target_nodes"] = self._cluster.get_random_node()
-        seconds, micros = await self._execute("TIME", **options)
+        seconds, micros = await self._execute(ends, "TIME", **options)
         return int(seconds) * 1000 + int(micros) // 1000
 
 
@@ -327,6 +343,10 @@ def _login(url: str) -> dict[str, Any]:
     for key in ("host", "port", "path", "db", "connection_class"):
         found.pop(key, None)
     return {**found, "ssl": True} if url.startswith("rediss") else found
+
+
+def _packed(call: Call | Command) -> bytes:
+    return pack(call.words() if isinstance(call, Call) else call)
 
 
 def _key(call: Call | Command) -> str:

@@ -125,6 +125,8 @@ def failure_of(failed: orchestrator_pb2.TurnFailed) -> Broken:
     """What a conversation says of a turn that ended in a fault."""
     kinds = {kind.reason: kind for kind in CODES}
     error = kinds.get(failed.reason, AqaaError)(failed.message)
+    if isinstance(error, CapacityError) and failed.HasField("retry_delay"):
+        error.retry_after = failed.retry_delay.ToMilliseconds() / 1000
     broken = Broken.by(error)
     broken.mendable, broken.spoken = broken.mendable or failed.resumable, True
     return broken

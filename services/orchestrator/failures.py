@@ -1,6 +1,6 @@
 """Errors as the end of a turn says them, and back."""
 
-from aqaa.errors import AqaaError
+from aqaa.errors import AqaaError, CapacityError
 from aqaa.rpc.status import CODES
 from aqaa.v1.errors_pb2 import ErrorReason
 from aqaa.v1.orchestrator_pb2 import TurnFailed
@@ -36,8 +36,11 @@ def error_of(terminal: TerminalState) -> AqaaError:
 def event_of(error: AqaaError, *, resumable: bool) -> TurnFailed:
     """The same inside a conversation."""
     told = error.reason in _KINDS
-    return TurnFailed(
+    failed = TurnFailed(
         reason=error.reason if told else AqaaError.reason,
         message=str(error) if told else _PRIVATE,
         resumable=resumable,
     )
+    if isinstance(error, CapacityError):
+        failed.retry_delay.FromMilliseconds(round(error.retry_after * 1000))
+    return failed

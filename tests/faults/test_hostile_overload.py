@@ -100,6 +100,7 @@ def test_a_conversation_outlives_the_refusal_of_its_turn(url):
                 await _question(call)
                 failed = (await call.read()).turn.failed
                 assert (failed.reason, failed.resumable) == ("CAPACITY", False)
+                assert failed.retry_delay.ToMilliseconds() > 0
             held.release()
             assert isinstance(await live, Told)
             await front.at_rest(calls=1)

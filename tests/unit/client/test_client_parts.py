@@ -63,6 +63,14 @@ def test_errors_of_a_turn_have_the_kind_that_their_reason_says():
     assert failure_of(TurnFailed(reason="LOG_LOST", resumable=True)).mendable
 
 
+def test_a_turn_that_is_refused_says_how_long_to_wait():
+    failed = TurnFailed(reason="CAPACITY", message="full")
+    assert failure_of(failed).retry_after == 1.0  # an older server says nothing
+    failed.retry_delay.FromMilliseconds(2500)
+    broken = failure_of(failed)
+    assert (broken.retry_after, broken.error.retry_after) == (2.5, 2.5)
+
+
 def status_of(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     nothing = grpc.aio.Metadata()
     return grpc.aio.AioRpcError(code, nothing, nothing, details="Socket closed")

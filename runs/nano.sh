@@ -54,7 +54,7 @@ stage() {
 # ---- Data: texts, split before anything is spoken; then every shard that is missing --------------------
 
 "$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
-"$python" -m training.corpus "$work" pico,kokoro 2       #  90  3000 questions by Pico, 2000 by Kokoro, the slow one
+"$python" -m training.corpus "$work" pico,kokoro 2       #  90  3000 questions by Pico, 3000 by Kokoro, the slow one
 
 if [ -n "${START:-}" ] && [ ! -e "$work/start" ]; then
   "$python" -m training.start "$START" "$work" ${FINISHED:+"$FINISHED"}
@@ -66,7 +66,7 @@ stage linguistic.pt linguistic                           #  57  phonemes (42, me
 # Where it went on from a bundle its codes have moved: backbone and flow follow. Done again, it is harmless.
 if [ -e "$work/start" ]; then "$python" -m training.carry "$work"; fi
 stage semantic.pt semantic                               #  27
-stage tokens/questions-2.npz tokens                      #  60  answers once, questions three times, vocabulary
+stage tokens/questions-8.npz tokens                      #  60  answers once, questions twice, Kokoro nine times, vocabulary
 
 # ---- Backbone: pre-training, then SFT-1 ------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class CorpusConfig:
 
     items: int = 30000
     speak: int = 7000
-    kokoro_items: int = 2000
+    kokoro_items: int = 3000
     pico_items: int = 3000
     seed: int = 20260
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -282,10 +282,10 @@ TRAIN_WEIGHTS = {
 TEST_SHARES = {"repeat": 0.20, "arithmetic": 0.20, "style": 0.10, "unknown": 0.10}
 
 
-def training_items(n: int, seed: int) -> list[Item]:
-    """``n`` training items, drawn by :data:`TRAIN_WEIGHTS`."""
+def training_items(n: int, seed: int, weights: Mapping[str, float] = TRAIN_WEIGHTS) -> list[Item]:
+    """``n`` training items, their kinds drawn by ``weights``."""
     rng = random.Random(seed)
-    kinds = rng.choices(list(TRAIN_WEIGHTS), list(TRAIN_WEIGHTS.values()), k=n)
+    kinds = rng.choices(list(weights), list(weights.values()), k=n)
     return [KINDS[kind](rng, "train") for kind in kinds]
 
 

@@ -33,9 +33,10 @@ class Utterance:
         return self.pcm.astype(np.float32) / 32768
 
 
-def questions(
-    corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ("questions", "kokoro", "pico")
-) -> list[Utterance]:
+ASKED = ("questions", "kokoro", "pico")  # parts of the corpus that are questions
+
+
+def questions(corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ASKED) -> list[Utterance]:
     lexicon.learn([item.question for item in corpus.items])
     found = []
     for name in names:

@@ -22,7 +22,7 @@ from aqaa.models.nano_semantic import NanoSemanticEncoder
 from training import augment, features, linguistic, semantic
 from training.corpus import Corpus
 from training.loop import folder_and_threads, length_batches
-from training.speech import answers, corpus_at, questions
+from training.speech import ASKED, answers, corpus_at, questions
 
 CONTROLS = ("<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>")
 STYLES = tuple(f"<|{name}|>" for name in ("normal", "slow", "fast", "high", "low", "loud", "soft"))
@@ -31,8 +31,12 @@ ROLES = ("human", "assistant", "transcript", "speak", "continue", "system")
 
 @dataclass(frozen=True)
 class TokenConfig:
+    """``variants`` passes over every question, ``redrawn`` more over those of Kokoro: they are few, and
+    an unseen voice is more like its many speakers than like the rest."""
+
     pieces: int = 640
-    variants: int = 3
+    variants: int = 2
+    redrawn: int = 7
     seconds: float = 240.0
     seed: int = 31
 
@@ -105,10 +109,13 @@ def tokenize_answers(folder: Path, codec: Codec, config: TokenConfig) -> None:
 
 
 def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant: int) -> None:
-    """One pass over all questions through rooms, noises, levels and shifts of its own."""
+    """One pass over the questions, all or the redrawn ones, through rooms, noises, levels, tape speeds and
+    shifts of its own."""
     corpus, lexicon = corpus_at(str(folder))
-    heard = questions(corpus, lexicon)
-    scatter = augment.AugmentConfig(room=0.2, noise=0.5, snr_db=(12.0, 40.0), tail_seconds=0.5)
+    heard = questions(corpus, lexicon, ASKED if variant < config.variants else ("kokoro",))
+    scatter = augment.AugmentConfig(
+        room=0.2, noise=0.5, snr_db=(12.0, 40.0), tail_seconds=0.5, speed=0.5, speed_range=(0.86, 1.17)
+    )
     rng = np.random.default_rng([config.seed, variant])
     rows: list[NDArray[np.int16]] = []
     items: list[int] = []
@@ -142,7 +149,7 @@ def build(folder: Path, config: TokenConfig = TokenConfig()) -> None:
         train_vocabulary(Corpus(folder / "corpus"), folder / "text.model", config.pieces)
     if not (tokens / "answers.npz").exists():
         tokenize_answers(folder, codec, config)
-    for variant in range(config.variants):
+    for variant in range(config.variants + config.redrawn):
         if not (tokens / f"questions-{variant}.npz").exists():
             tokenize_questions(folder, codec, config, variant)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from aqaa.models.step1 import Step1, alibi_bias, branch_mask
 from aqaa.tokens.classes import TokenClass
 from training.backbone import (
+    OFTEN,
     PRETRAINING,
     TUNING,
     BackboneTrainer,
@@ -218,6 +219,15 @@ class TestData:
         assert gradients
         assert all(torch.isfinite(g).all() for g in gradients)
         trainer.model.zero_grad(set_to_none=True)
+
+    def test_a_hard_kind_is_drawn_more_often_than_it_was_recorded(self, trainer):
+        data = trainer.data
+        for order in (data.by_length, data.by_question):
+            rows, times = np.unique(order, return_counts=True)
+            assert rows.tolist() == list(range(len(data.item_of)))
+            kinds = [data.items[item].kind for item in data.item_of]
+            assert times.tolist() == [OFTEN.get(kind, 1) for kind in kinds]
+            assert max(times) > 1
 
     def test_shares_are_distributions(self):
         assert sum(PRETRAINING.values()) == pytest.approx(1)

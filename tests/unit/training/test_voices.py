@@ -23,6 +23,22 @@ def test_reserved_voices_are_no_training_voice():
     assert {"jm_kumo", "jf_alpha"} <= voices.RESERVED
 
 
+def test_a_kokoro_speaker_is_of_one_sex_and_of_no_reserved_voice():
+    questions = object.__new__(voices.KokoroQuestions)  # what speaks is not needed to choose who
+    rng, trained = (
+        np.random.default_rng(0),
+        {*voices.KOKORO_ENGLISH, *voices.KOKORO_FOREIGN, *voices.KOKORO_JAPANESE},
+    )
+    speakers = [questions.speaker(rng) for _ in range(300)]
+    for weights in speakers:
+        assert len(weights) == 3
+        assert set(weights) <= trained
+        assert len({style[1] for style in weights}) == 1
+        assert sum(weights.values()) == pytest.approx(1)
+        assert all(-0.41 < weight < 1.81 for weight in weights.values())
+    assert min(min(w.values()) for w in speakers) < -0.1 < 1.1 < max(max(w.values()) for w in speakers)
+
+
 def test_every_style_of_the_domain_has_a_voice_state():
     assert {style for style in voices.VOICE_STATES if style} == set(STYLES)
 

@@ -129,6 +129,8 @@ class StubStages:
     faults: Faults = field(default_factory=Faults)
     held: int = 0
     """Slots that are taken."""
+    says_free: int | None = None
+    """What the llm says of its slots where that is not true any more."""
     open_calls: int = 0
     prompts: list[backbone_pb2.OpenPrompt] = field(default_factory=list)
     """Every prompt that was committed."""
@@ -275,7 +277,9 @@ class StubLlm(backbone_pb2_grpc.BackboneServiceServicer):
             return backbone_pb2.GetCapacityResponse(
                 replica=stages.replica,
                 slots=stages.slots,
-                free_slots=max(0, stages.slots - stages.held),
+                free_slots=max(0, stages.slots - stages.held)
+                if stages.says_free is None
+                else stages.says_free,
                 bundle_digest=stages.bundle,
                 slot_positions=4096,
             )

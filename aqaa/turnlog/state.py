@@ -47,6 +47,7 @@ class TurnState:
     last       the last entry of each stream
     owners     who holds each role, "epoch.nonce"; absent: nobody
     leases     until when, in milliseconds of the server's clock; renewing alone makes no other state
+    opened     when it was, in milliseconds of the server's clock
     commit     groups of the question, once it is over and shall be answered
     frontier   groups of sound that may be written; None: nothing was said
     played     samples that the caller has heard, as far as it is known
@@ -59,6 +60,7 @@ class TurnState:
     caller: str
     last: Mapping[Stream, Cursor]
     owners: Mapping[Role, str]
+    opened: int | None = None
     commit: int | None = None
     frontier: int | None = None
     played: int | None = None
@@ -83,6 +85,7 @@ class TurnState:
                 for stream, last, hashed in _STREAM_FIELDS
             },
             owners={role: raw[owner].decode() for role, owner, _ in _ROLE_FIELDS if raw.get(owner)},
+            opened=number(b"opened"),
             commit=number(b"commit"),
             frontier=number(b"frontier"),
             played=number(b"played_samples"),

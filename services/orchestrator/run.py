@@ -3,7 +3,15 @@
 import asyncio
 from contextlib import suppress
 
-from aqaa.errors import AqaaError, Cancelled, Deadline, Stalled, Superseded, Unavailable
+from aqaa.errors import (
+    AqaaError,
+    Cancelled,
+    CapacityError,
+    Deadline,
+    Stalled,
+    Superseded,
+    Unavailable,
+)
 from aqaa.telemetry.log import traceback_of
 from aqaa.telemetry.tracing import SpanName
 from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnRef, TurnState
@@ -68,7 +76,10 @@ class Run:
         return self._spec.caller
 
     async def answer(self) -> None:
-        """Raises Superseded or Cancelled when the turn is not this runner's, Unavailable without a log."""
+        """Raises Superseded or Cancelled when the turn is not this runner's, Unavailable without a log.
+
+        Raises CapacityError when the llm has no slot for it: then it is another runner's.
+        """
         shared = self._shared
         with shared.tracing.span(SpanName.RUN, traceparent=self._spec.traceparent or None):
             try:
@@ -86,6 +97,8 @@ class Run:
                 self._tenure.check()
                 if isinstance(error, Cancelled | Superseded) or error.metadata.get("stage") == "turnlog":
                     raise
+                if isinstance(error, CapacityError) and not self._let_in:
+                    raise
                 where = traceback_of(error, messages=False)
                 stage = error.metadata.get("stage", "")
                 shared.journal.warning("a turn has failed", reason=error.reason, stage=stage, traceback=where)
@@ -93,12 +106,11 @@ class Run:
             await shared.log.finish(self._tenure, terminal)
 
     async def _seconds(self) -> float:
-        """Until the turn's time is over."""
-        most = self._shared.settings.turn_seconds
-        if not self._spec.deadline_unix_ms:
-            return most
-        left = (self._spec.deadline_unix_ms - await self._shared.log.link.now_ms()) / 1000
-        return max(0.0, min(left, most))
+        """Until the turn's time is over, whoever has had it before."""
+        now, state = await self._shared.log.link.now_ms(), self._query.state
+        began = now if state is None or state.opened is None else state.opened
+        ends = began + round(self._shared.settings.turn_seconds * 1000)
+        return max(0, min(ends, self._spec.deadline_unix_ms or ends) - now) / 1000
 
     # -- the question --
 
@@ -170,20 +182,29 @@ class Run:
             except AqaaError as error:
                 if self._ended:  # only the transcript is missing
                     break
+                if isinstance(error, CapacityError) and not self._let_in:
+                    raise
                 await attempts.again(error, progress=len(self._pieces) > before)
                 while isinstance(error, Stalled) and self._groups >= self._until_group:
                     await self._more()  # its slot was needed while the caller did not listen
 
     async def _attempt(self) -> None:
         stages = self._shared.stages
-        async with stages.calling(stages.llm.StreamGenerate, LLM) as call, beside(self._prompt(call)):
+        waiting, self._let_in = not self._let_in, False
+        async with (
+            stages.calling(stages.llm.StreamGenerate, LLM) as call,
+            beside(self._prompt(call, waiting)),
+        ):
             await self._write(call)
 
-    async def _prompt(self, call: Call) -> None:
+    async def _prompt(self, call: Call, waiting: bool) -> None:
+        """waiting: for a slot before it says more; what is written just then can cost a refusal its reason."""
         opening = OpenPrompt(
             bundle_digest=self._spec.bundle_digest, history=self._history.messages, seed=self._spec.seed
         )
         await call.send(StreamGenerateRequest(open=opening))
+        while waiting and not self._let_in:
+            await self._more()
         sent = 0
         while self._asked is None or sent < len(self._question):
             if sent == len(self._question):
@@ -212,6 +233,9 @@ class Run:
             else:
                 await self._more()
 
+    _let_in = True
+    """Whether the last attempt, if there was one, has got a slot."""
+
     _told_until: int | None = None
     """Up to where the llm was told to write; None before the commit."""
 
@@ -236,6 +260,8 @@ class Run:
                 break
             match response.WhichOneof("event"):
                 case "opened":
+                    self._let_in = True
+                    self._news.set()
                     self.opened.set()
                 case "piece":
                     await self._piece(response.piece)

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from aqaa.errors import AqaaError
+from aqaa.errors import AqaaError, CapacityError
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import bind, traceback_of
 from aqaa.turnlog import Consumer, Dispatched, Role, Stream, Tenure, TurnRef
@@ -166,6 +166,8 @@ class Runner:
             try:
                 await self._answer(dispatched, tenure)
                 await self._consumer.done(dispatched)
+            except CapacityError:
+                await self._pass_on(dispatched, tenure)
             except AqaaError as error:
                 shared.journal.info("a turn was left", reason=error.reason)
                 await self._leave(dispatched, turn)
@@ -181,6 +183,15 @@ class Runner:
                     await self._consumer.done(dispatched)
             finally:
                 self._keeper.drop(tenure)
+
+    async def _pass_on(self, dispatched: Dispatched, tenure: Tenure) -> None:
+        """There was less room than was said: the turn is for whoever has some, and so not for us just now."""
+        self._shared.journal.info("a turn was passed on for want of a slot")
+        self._replicas.clear()
+        self._keeper.drop(tenure)
+        with suppress(AqaaError):
+            await tenure.release()
+            await self._consumer.hand_over(dispatched)
 
     def _lacks(self, dispatched: Dispatched) -> bool:
         return bool(self._bundles) and dispatched.bundle_digest not in self._bundles

@@ -1,5 +1,6 @@
 """Stages and processes that fail in the middle of a turn: it goes on bit for bit, or says what is missing."""
 
+import asyncio
 import os
 import signal
 
@@ -122,6 +123,40 @@ async def test_sound_is_cut_as_the_turn_began(server):
         again = first.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
         assert (await hear(again, told)).whole == undisturbed.whole
         await nothing_left(began, first, second)
+
+
+PASSED_ON = "a turn was passed on for want of a slot"
+
+
+async def test_a_turn_that_finds_no_slot_is_another_runners(server):
+    full, free = StubStages(slots=1, replica="full"), StubStages(replica="free")
+    async with (
+        full.serving() as taken,
+        free.serving() as address,
+        replica(server.url, address, role="front") as front,
+    ):
+        async with replica(server.url, address, role="runner"):
+            undisturbed = await ask(front)
+        full.held, full.says_free = 1, 1  # somebody took its slot since it was asked
+        async with replica(server.url, taken, role="runner") as first:
+            asked = asyncio.create_task(ask(front))
+            await until(lambda: first.lines(PASSED_ON))
+            async with replica(server.url, address, role="runner") as second:
+                assert (await asked).whole == undisturbed.whole
+                assert second.sample("aqaa_log_take_overs_total", role="runner") >= 1
+                full.held = 0
+                await nothing_left(free, front, first, second)
+
+
+async def test_a_slot_that_never_comes_free_is_waited_for_as_long_as_a_turn_may_take(server):
+    stages = StubStages(slots=1)
+    async with one(server.url, stages, turn_seconds=1.0) as made:
+        stages.held, stages.says_free = 1, 1
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        assert await refused(hear(call)) == ("DEADLINE", grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert len(made.lines(PASSED_ON)) > 1  # more often than it may be given out
+        stages.held = 0
+        await nothing_left(stages, made)
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])

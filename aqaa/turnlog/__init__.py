@@ -1,6 +1,7 @@
 """The record of a turn in Redis or Valkey: fenced appends, owners, wake-ups, take-over (docs/turnlog.md)."""
 
 from aqaa.turnlog.append import Appender
+from aqaa.turnlog.bell import Bell
 from aqaa.turnlog.capacity import Capacity
 from aqaa.turnlog.clock import Clock, MonotonicClock
 from aqaa.turnlog.dispatch import Consumer, Dispatched, post
@@ -19,6 +20,7 @@ from aqaa.turnlog.tenure import Refused, Tenure
 
 __all__ = [
     "Appender",
+    "Bell",
     "Capacity",
     "Clock",
     "Consumer",

@@ -1,10 +1,11 @@
 """The services that compute, as the orchestrator calls them: typed errors, deadlines, what they hold."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -14,7 +15,7 @@ from aqaa.rpc.caller import call_metadata
 from aqaa.rpc.channel import ChannelSettings, open_channel
 from aqaa.rpc.status import typed_errors
 from aqaa.telemetry.tracing import traceparent_of
-from aqaa.turnlog import Clock
+from aqaa.turnlog import Bell, Clock
 from aqaa.v1 import backbone_pb2, backbone_pb2_grpc, tokenizer_pb2_grpc, vocoder_pb2, vocoder_pb2_grpc
 from services.orchestrator.config import OrchestratorSettings
 from services.orchestrator.tasks import ended
@@ -81,7 +82,10 @@ class Attempts:
 
 
 class StageCall(Generic[Request, Response]):
-    """One stream to a stage. Whatever it does raises what the stage raised."""
+    """One stream to a stage. Whatever it does raises what the stage raised.
+
+    It reads on by itself, at most two responses ahead of who takes them.
+    """
 
     def __init__(
         self, call: "grpc.aio.StreamStreamCall[Request, Response]", stage: str, seconds: float, clock: Clock
@@ -90,7 +94,12 @@ class StageCall(Generic[Request, Response]):
         self._stage = stage
         self._seconds = seconds
         self._clock = clock
-        self._reading: asyncio.Task[Response | None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ahead: deque[Response] = deque()
+        self._news = Bell()
+        self._room = asyncio.Event()
+        self._asked = False  # for the response that is due next
+        self._stuck = False
         self._owing = False
         self._since = clock.now()
 
@@ -101,17 +110,31 @@ class StageCall(Generic[Request, Response]):
         self._owing = something
 
     async def send(self, request: Request) -> None:
-        """Raises Unavailable if the stage takes nothing for ``stage_seconds``."""
+        """Raises Unavailable if the stage takes nothing for ``stage_seconds``: then the call is over, too."""
+        task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._give_up, task)
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._call.write(request)
-        except TimeoutError:
-            raise self._hung() from None
+            await self._call.write(request)
+            return
+        except asyncio.CancelledError:
+            if self._stuck and task.uncancel() <= before:
+                raise self._hung() from None
+            raise
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            if await self._call.code() is not grpc.StatusCode.OK:
-                with self._typed():
-                    raise await self._status() from None
-            await asyncio.Event().wait()  # the call is over, and whoever reads it knows
+            pass
+        finally:
+            timer.cancel()
+        if await self._call.code() is not grpc.StatusCode.OK:
+            with self._typed():
+                raise await self._status() from None
+        await asyncio.Event().wait()  # the call is over, and whoever reads it knows
+
+    def _give_up(self, sender: "asyncio.Task[Any]") -> None:
+        """As asyncio.timeout would, which costs more than the message."""
+        self._stuck = True
+        sender.cancel()
 
     async def close(self) -> None:
         """Says that no more requests come."""
@@ -128,21 +151,26 @@ class StageCall(Generic[Request, Response]):
         the stage has owed it for ``stage_seconds``.
         """
         now = self._clock.now()
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
-            self._since = now  # whoever was slow before was not the stage
+        if not self._asked:
+            self._asked, self._since = True, now  # whoever was slow before was not the stage
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
         ends = None if within is None else now + within
-        while not self._reading.done():
+        while not self._ahead:
+            if self._reader.done():
+                if self._stuck:
+                    raise self._hung()
+                return self._reader.result()
             patience = self._seconds - (now - self._since if self._owing else 0.0)
             if patience <= 0:
                 raise self._hung()
             if ends is not None and now >= ends:
                 raise TimeoutError
-            left = patience if ends is None else min(patience, ends - now)
-            await asyncio.wait({self._reading}, timeout=left)
+            await self._news.heard(patience if ends is None else min(patience, ends - now))
             now = self._clock.now()
-        reading, self._reading = self._reading, None
-        return reading.result()
+        self._asked = False
+        self._room.set()
+        return self._ahead.popleft()
 
     async def _status(self) -> grpc.aio.AioRpcError:
         call = self._call
@@ -159,12 +187,17 @@ class StageCall(Generic[Request, Response]):
             f"the {self._stage} has been silent for {silent} s", stage=self._stage, **{_HUNG: silent}
         )
 
-    async def _read(self) -> Response | None:
-        with self._typed():
-            response = await self._call.read()
-        if response is grpc.aio.EOF:
-            return None
-        return cast(Response, response)
+    async def _read(self) -> None:
+        try:
+            with self._typed():
+                while (response := await self._call.read()) is not grpc.aio.EOF:
+                    self._ahead.append(cast(Response, response))
+                    self._news.ring()
+                    while len(self._ahead) > 1:
+                        self._room.clear()
+                        await self._room.wait()
+        finally:
+            self._news.ring()
 
     @contextmanager
     def _typed(self) -> Iterator[None]:
@@ -186,8 +219,8 @@ class StageCall(Generic[Request, Response]):
 
     async def aclose(self) -> None:
         try:
-            if self._reading is not None:
-                await ended(self._reading)
+            if self._reader is not None:
+                await ended(self._reader)
         finally:
             self._call.cancel()
 

@@ -56,12 +56,17 @@ async def test_a_response_that_was_not_in_time_is_not_lost():
         assert await call.receive() is None
 
 
+async def fill(call):
+    """Sends for ever."""
+    while True:
+        await call.send(bytes(100_000))
+
+
 async def test_a_stage_that_takes_nothing_is_given_up_by_who_writes_and_who_reads():
     async with calling(deaf) as call:
         reading = asyncio.create_task(call.receive())
         with pytest.raises(Unavailable, match="the stub has been silent"):
-            while True:
-                await call.send(bytes(100_000))
+            await fill(call)
         with pytest.raises(Unavailable, match="the stub has been silent"):
             await reading
         assert asyncio.current_task().cancelling() == 0
@@ -75,10 +80,6 @@ async def test_a_stage_that_owes_something_and_says_nothing_is_given_up():
 
 
 async def test_a_sender_that_is_cancelled_is_not_told_that_the_stage_hangs():
-    async def fill(call):
-        while True:
-            await call.send(bytes(100_000))
-
     async with calling(deaf) as call:
         sending = asyncio.create_task(fill(call))
         await asyncio.sleep(SECONDS / 4)

@@ -8,6 +8,8 @@ from aqaa.turnlog.settings import ms
 
 _ANY = 2**31
 """More live turns than there will be."""
+_LOOKS = 10
+"""While no replica has slots."""
 
 
 def _member(replica: str, bundle: str) -> str:
@@ -42,6 +44,17 @@ class Capacity:
         reply = await self.link.run(scripts.ROOM, [SLOTS], [])
         return int(reply[1]), int(reply[2])
 
+    async def known_slots(self) -> int:
+        """All slots. Where no replica has any, their word may have run out while a process was stalled.
+
+        So it waits for the next word then, for half of ``slots_lease`` at most.
+        """
+        clock, period = self.link.clock, self.link.settings.slots_lease / 2
+        until = clock.now() + period
+        while not (slots := (await self.slots())[0]) and clock.now() < until:
+            await clock.sleep(period / _LOOKS)
+        return slots
+
     async def live(self) -> int:
         """Turns whose lease has not run out."""
         now = await self.link.now_ms()
@@ -49,11 +62,12 @@ class Capacity:
 
     async def admit(self, turn: TurnRef, *, retry_after: float = 1.0) -> None:
         """Takes a live-turn lease, or renews it. Raises CapacityError when every slot has a live turn."""
-        slots, _ = await self.slots()
+        slots = await self.known_slots()
         reply = await self.link.run(scripts.ADMIT, [LIVE], [str(turn), slots, ms(self.link.settings.lease)])
         if reply[0] != "OK":
+            full = f"{int(reply[1])} turns are live and there are {slots} slots"
             raise CapacityError(
-                f"{int(reply[1])} turns are live and there are {slots} slots, try again in {retry_after:g} s",
+                f"{full if slots else 'no backbone says that it has slots'}, try again in {retry_after:g} s",
                 retry_after=retry_after,
             )
 

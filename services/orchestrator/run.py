@@ -198,7 +198,7 @@ class Run:
             await self._write(call)
 
     async def _prompt(self, call: Call, waiting: bool) -> None:
-        """waiting: for a slot before it says more; what is written just then can cost a refusal its reason."""
+        """waiting: for a slot before it says more: what is written just then may cost a refusal its why."""
         opening = OpenPrompt(
             bundle_digest=self._spec.bundle_digest, history=self._history.messages, seed=self._spec.seed
         )

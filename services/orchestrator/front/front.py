@@ -324,7 +324,7 @@ class Front:
         while True:
             self._admitted.clear()
             try:
-                (slots, _), live = await log.capacity.slots(), await log.capacity.live()
+                slots, live = await log.capacity.known_slots(), await log.capacity.live()
                 say(live < slots)
             except AqaaError:
                 say(False)

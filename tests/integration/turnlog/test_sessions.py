@@ -1,7 +1,9 @@
 """Sessions and capacity: history as text, closing leaves no key, admission below the slots."""
 
+import asyncio
+
 import pytest
-from turnlog_cases import CALLER, STOPPED, groups, open_turn, run_turn, spec_of, text, turn_log
+from turnlog_cases import CALLER, STOPPED, HandClock, groups, open_turn, run_turn, spec_of, text, turn_log
 
 from aqaa.errors import CapacityError, InvalidRequest, LogDiverged, NotFound
 from aqaa.turnlog import Appender, Opened, Stream, TurnState, history_digest
@@ -76,8 +78,6 @@ async def test_turns_are_let_in_while_there_are_slots(server):
     async with turn_log(server.url) as log:
         capacity = log.capacity
         turns = [log.new_turn("tenant") for _ in range(4)]
-        with pytest.raises(CapacityError):
-            await capacity.admit(turns[0])
         await capacity.publish("llm-0", 2, 2)
         await capacity.publish("llm-1", 3, 3)
         await capacity.publish("llm-0", 1, 1)
@@ -92,6 +92,33 @@ async def test_turns_are_let_in_while_there_are_slots(server):
         await capacity.leave(turns[1])
         await capacity.admit(turns[3])
         assert await capacity.live() == 3
+
+
+async def test_a_silence_about_slots_is_waited_for(server):
+    """A process that was stalled said nothing for longer than its word counts: nobody is full for that."""
+    clock = HandClock()
+    async with turn_log(server.url, clock=clock) as log, turn_log(server.url, seed=1) as runner:
+        turns = [log.new_turn("tenant") for _ in range(2)]
+        admitting = [asyncio.create_task(log.capacity.admit(turn)) for turn in turns]
+        while clock.sleeping < 2 + 1:  # both wait, and so does the sweep
+            await asyncio.sleep(0.001)
+        assert not any(task.done() for task in admitting)
+        await runner.capacity.publish("llm-0", 1, 1)
+        clock.advance(log.link.settings.slots_lease / 2)
+        first, second = await asyncio.gather(*admitting, return_exceptions=True)
+        assert {type(first), type(second)} == {type(None), CapacityError}  # once it is known, full is full
+        assert "1 turns are live" in str(first or second)
+
+
+async def test_a_silence_about_slots_is_not_waited_for_for_ever(server):
+    clock = HandClock()
+    async with turn_log(server.url, clock=clock) as log:
+        admitting = asyncio.create_task(log.capacity.admit(log.new_turn("tenant")))
+        while not admitting.done():
+            await asyncio.sleep(0.001)
+            clock.advance(log.link.settings.slots_lease / 20)
+        with pytest.raises(CapacityError, match="no backbone says that it has slots"):
+            await admitting
 
 
 async def test_slots_and_leases_run_out_with_their_process(server):

@@ -51,6 +51,11 @@ class HandClock:
         self._sleepers.append((self._now + seconds, woken))
         await woken.wait()
 
+    @property
+    def sleeping(self) -> int:
+        """Who sleeps."""
+        return len(self._sleepers)
+
     def advance(self, seconds: float) -> None:
         self._now += seconds
         for until, woken in self._sleepers:

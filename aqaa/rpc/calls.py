@@ -156,7 +156,8 @@ class Calls(grpc.aio.ServerInterceptor):
         if not inspect.isasyncgenfunction(behaviour):
             raise TypeError(f"{method} streams: its handler must be an async generator")
 
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        # a coroutine that writes, not a generator that gRPC takes from: what writing meets is met here
+        async def call(request: Any, context: Context) -> None:
             sent = self._messages_of(method, "out")
             async with self._around(method, context) as open_call:
                 received = self._received(method, request, decode, stream=requests)
@@ -164,7 +165,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         sent.inc()
                         open_call.sent += 1
-                        yield response
+                        await context.write(response)
 
         return call
 
@@ -192,10 +193,13 @@ class Calls(grpc.aio.ServerInterceptor):
             if self._draining:
                 raise Draining("this replica is shutting down, call again: another will answer")
             yield call
-        except (asyncio.CancelledError, GeneratorExit) as error:
+        except asyncio.CancelledError as error:
             refusal = self._taken_back(call, error)
             if refusal is None:
                 raise
+        except grpc.aio.InternalError as error:  # gRPC refuses what is written just as the caller leaves
+            self._left(call)
+            raise asyncio.CancelledError from error
         except grpc.aio.AbortError:  # the handler has spoken with gRPC itself
             call.code = (
                 grpc.StatusCode(context.code()).name if context.code() else grpc.StatusCode.UNKNOWN.name
@@ -249,15 +253,19 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _taken_back(self, call: _Call, error: BaseException) -> AqaaError | None:
         """What to tell the caller when its handler was cancelled; None if it is the caller who left."""
-        asked = isinstance(error, GeneratorExit) or call.task is None or call.task.cancelling() > 0
+        asked = call.task is None or call.task.cancelling() > 0
         if not asked:  # something inside was cancelled, not the call
             return self._refusal(call, error)
         if self._cut:
             return Draining("this replica has shut down before the call was done")
+        self._left(call)
+        return None
+
+    def _left(self, call: _Call) -> None:
+        """Its caller has taken it back, or its time is over."""
         late = self._is_late(call)
         call.code = (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED).name
         call.reason = (Deadline if late else Cancelled).reason
-        return None
 
     def _is_late(self, call: _Call) -> bool:
         return call.ends is not None and self._clock() >= call.ends

@@ -185,7 +185,7 @@ async def _read(stream: Any, lines: list[dict[str, Any]], listening: asyncio.Eve
         if line["event"] == "listening":
             lines.append(line)
             listening.set()
-        elif line["level"] == "error" and "raised in core" not in line["event"]:  # a caller left meanwhile
+        elif line["level"] == "error":
             lines.append(line)
     listening.set()
 

@@ -27,6 +27,9 @@ QUESTION_RATE: Final = 16000
 """Hz, of the question as it travels: what every tokenizer of the family hears."""
 LOOK_SECONDS: Final = 2.0
 """For a stack to say that it serves."""
+WARM_SECONDS: Final = 60.0
+"""For a stack that is there, and warms up or is about to go. Ctrl-C ends the wait."""
+LOOK_AGAIN_SECONDS: Final = 0.25
 READY_SECONDS: Final = 300.0
 """For a stack of our own; Ctrl-C ends the wait."""
 DRAIN_SECONDS: Final = 1.0
@@ -71,7 +74,7 @@ def ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
 
 async def _ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
     where = wish.address or wish.usual
-    found = await standing(where, LOOK_SECONDS)
+    found = await _found(where, progress)
     if found is Standing.SERVING:
         progress(f"asking the stack at {where}", None)
         try:
@@ -90,6 +93,19 @@ async def _ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
             f"no stack serves at {where}, and there is no bundle to start one; name one with --bundle"
         )
     return await _answer_of_our_own(wish, wish.ours, progress)
+
+
+async def _found(where: str, progress: OnProgress) -> Standing:
+    """How the stack at ``where`` stands, once it is ready, gone, or late."""
+    found = await standing(where, LOOK_SECONDS)
+    if found is Standing.NOT_READY:
+        progress(f"waiting until the stack at {where} is ready", None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WARM_SECONDS):
+                while found is Standing.NOT_READY:
+                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    found = await standing(where, LOOK_SECONDS)
+    return found
 
 
 async def _answer(wish: Wish, address: str, *, holding: str | None = None) -> ServedAnswer:

@@ -38,6 +38,7 @@ class Telling(Orchestrator):
 async def running(*faults, kind=Telling, ready=True):
     orchestrator, server, health = kind(Script(), list(faults)), grpc.aio.server(), Health([SERVICE])
     health.say(serving=ready)
+    orchestrator.health = health
     orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(orchestrator, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -106,7 +107,30 @@ async def test_another_bundle_at_a_named_address_is_refused(asked, tmp_path):
 
 
 @in_loop
-async def test_a_stack_that_is_not_ready_is_not_waited_for(asked, tmp_path):
+async def test_a_stack_that_warms_up_is_waited_for(asked, tmp_path):
+    async with running(ready=False) as (orchestrator, address):
+        waiting = asyncio.create_task(asked(usual=address, ours=tmp_path))
+        while not asked.told:
+            await asyncio.sleep(0.005)
+        assert asked.told == [f"waiting until the stack at {address} is ready"]
+        orchestrator.health.say(serving=True)
+        assert await waiting is not OURS
+        assert len(orchestrator.named("Ask")) == 1
+        assert asked.told[1:] == [f"asking the stack at {address}"]
+
+
+@in_loop
+async def test_a_stack_that_goes_while_it_is_waited_for_is_not_there(asked, tmp_path):
+    async with running(ready=False) as (_, address):
+        waiting = asyncio.create_task(asked(usual=address, ours=tmp_path))
+        while not asked.told:
+            await asyncio.sleep(0.005)
+    assert await waiting is OURS
+
+
+@in_loop
+async def test_a_stack_that_is_never_ready_is_not_waited_for_for_ever(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "WARM_SECONDS", 0.01)
     async with running(ready=False) as (orchestrator, address):
         assert await asked(usual=address, ours=tmp_path) is OURS
         with pytest.raises(Unavailable, match=f"the stack at {address} is not ready"):

@@ -22,10 +22,11 @@ from aqaa.v1.backbone_pb2 import (
     StreamGenerateRequest,
     StreamGenerateResponse,
 )
-from aqaa.v1.tokens_pb2 import AnswerPiece, AudioGroups, EndReason, TextRun
+from aqaa.v1.tokens_pb2 import AnswerPiece, AudioGroups, EndReason
 from aqaa.v1.turnlog_pb2 import AnswerRecord, History, QueryRecord, TerminalState, TurnSpec
 from services.orchestrator import groups as groups_of
 from services.orchestrator.failures import terminal_of
+from services.orchestrator.gathering import Gathering
 from services.orchestrator.shared import Shared
 from services.orchestrator.stages import LLM, Attempts, StageCall
 from services.orchestrator.tasks import beside
@@ -62,8 +63,12 @@ class Run:
         self._question: list[AudioGroups] = []
         self._asked: int | None = None  # groups of the question, once it is whole
         self._news = asyncio.Event()
-        self._run_open: list[AnswerPiece] = []  # text that waits for its append
-        self._text_at: float | None = None
+        facts = shared.stages.known
+        self._gathering = Gathering(
+            spec.chunk_groups,
+            facts.context_groups if facts is not None else None,
+            shared.settings.text_interval_seconds,
+        )
         self.opened = asyncio.Event()
         """The backbone has given it a slot."""
 
@@ -240,17 +245,21 @@ class Run:
     """Up to where the llm was told to write; None before the commit."""
 
     def _settle(self, call: Call) -> None:
-        call.owes(self._told_until is not None and (self._ended or self._groups < self._told_until))
+        call.owes(self._told_until is not None and (self._ended or self._heard < self._told_until))
+
+    @property
+    def _heard(self) -> int:
+        """Groups that the llm has written, be they in the log or not."""
+        return self._groups + self._gathering.waiting
 
     async def _write(self, call: Call) -> None:
-        """Appends what comes; text that follows quickly is gathered."""
-        interval, clock = self._shared.settings.text_interval_seconds, self._shared.clock
+        """Appends what comes."""
+        clock = self._shared.clock
         self._told_until = None
-        self._run_open.clear()  # text that a broken call left: it is not in the log, so it is written again
+        self._gathering.begin(self._pieces)
         while True:
-            within = None
-            if self._run_open:
-                within = max(0.0, (self._text_at or 0.0) + interval - clock.now())
+            due = self._gathering.due
+            within = None if due is None else max(0.0, due - clock.now())
             try:
                 response = await call.receive(within)
             except TimeoutError:
@@ -275,30 +284,16 @@ class Run:
             raise Unavailable("the llm left the answer without its end", stage=LLM)
 
     async def _piece(self, piece: AnswerPiece) -> None:
-        now = self._shared.clock.now()
-        if piece.HasField("text"):
-            self._run_open.append(piece)
-            due = self._text_at is None or now - self._text_at >= self._shared.settings.text_interval_seconds
-            if due:
-                await self._flush()
-            return
-        await self._flush()
-        if piece.HasField("groups"):
-            self._groups += groups_of.count(piece.groups)
-        await self._append(piece)
+        for whole in self._gathering.add(piece, self._shared.clock.now()):
+            await self._append(whole)
+        if self._told_until is not None and self._heard >= self._told_until:
+            await self._flush()  # nothing more will come until this is heard
 
     async def _flush(self) -> None:
-        """Appends the text that waits, as one run."""
-        if not self._run_open:
-            return
-        runs = [piece.text for piece in self._run_open]
-        self._run_open = []
-        whole = TextRun(
-            text="".join(run.text for run in runs), token_ids=[i for run in runs for i in run.token_ids]
-        )
-        self._text_at = self._shared.clock.now()
-        await self._append(AnswerPiece(text=whole))
+        for whole in self._gathering.flush(self._shared.clock.now()):
+            await self._append(whole)
 
     async def _append(self, piece: AnswerPiece) -> None:
+        self._groups += groups_of.count(piece.groups)
         self._pieces.append(piece)  # a call that breaks meanwhile does not take it back
         await self._pen.append(AnswerRecord(piece=piece))

@@ -246,7 +246,8 @@ class Stages:
         self.tokenizer = tokenizer_pb2_grpc.TokenizerServiceStub(self._channels[TOKENIZER])
         self.llm = backbone_pb2_grpc.BackboneServiceStub(self._channels[LLM])
         self.vocoder = vocoder_pb2_grpc.VocoderServiceStub(self._channels[VOCODER])
-        self._facts: Facts | None = None
+        self.known: Facts | None = None
+        """``facts``, or None before them."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -258,9 +259,9 @@ class Stages:
     @property
     def facts(self) -> Facts:
         """As of the last probe. Raises Unavailable before the first that succeeded."""
-        if self._facts is None:
+        if self.known is None:
             raise Unavailable("the stages have not answered yet, try again", stage="orchestrator")
-        return self._facts
+        return self.known
 
     @asynccontextmanager
     async def calling(
@@ -302,7 +303,7 @@ class Stages:
             raise StateError(f"the llm holds bundle {llm}, the vocoder {opened.bundle_digest}", stage=LLM)
         if not opened.chunk_groups:
             raise StateError("the vocoder did not say where it cuts its sound", stage=VOCODER)
-        self._facts = Facts(
+        self.known = Facts(
             opened.bundle_digest, opened.sample_rate_hz, tuple(opened.chunk_groups), opened.context_groups
         )
-        return self._facts
+        return self.known

@@ -80,7 +80,7 @@ async def test_the_call_before_ends_as_superseded(server):
         told = await hear(old, until="audio", count=2)
         new = resume(second, told.resuming)
         await new.read()
-        assert await refused(hear(old)) == ("SUPERSEDED", grpc.StatusCode.ABORTED)
+        assert await refused(hear(old, told)) == ("SUPERSEDED", grpc.StatusCode.ABORTED)
         held.release()
         again = await hear(resume(second, told.resuming), told)
         assert again.whole == undisturbed.whole

@@ -83,6 +83,7 @@ def shared_with(calls) -> SimpleNamespace:
         calling=calling,
         tokenizer=SimpleNamespace(StreamTokenize=None),
         llm=SimpleNamespace(StreamGenerate=None),
+        known=None,
     )
     return SimpleNamespace(
         settings=OrchestratorSettings(text_interval_seconds=0),

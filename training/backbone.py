@@ -61,17 +61,38 @@ class BackboneTraining:
     facts_seed: int = 55
     pretraining: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=5000, lr=1.5e-3, warmup=300, final=0.4, weight_decay=0.05, betas=(0.9, 0.95), seed=51
+            steps=5000,
+            lr=1.5e-3,
+            warmup=300,
+            final=0.4,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            muon=".layers.",
+            seed=51,
         )
     )
     tuning: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=9000, lr=1.0e-3, warmup=100, final=0.03, weight_decay=0.05, betas=(0.9, 0.95), seed=52
+            steps=9000,
+            lr=1.0e-3,
+            warmup=100,
+            final=0.03,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            muon=".layers.",
+            seed=52,
         )
     )
     continued: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3000, lr=1.0e-3, warmup=100, final=0.05, weight_decay=0.05, betas=(0.9, 0.95), seed=53
+            steps=3000,
+            lr=8.0e-4,
+            warmup=60,
+            final=0.03,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            muon=".layers.",
+            seed=53,
         )
     )
 

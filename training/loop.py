@@ -13,16 +13,20 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.muon import Muon
+
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Optimiser and schedule: linear warm-up, then cosine from ``lr`` to ``final · lr`` over ``steps``."""
+    """Optimiser and schedule: linear warm-up, then cosine from ``lr`` to ``final · lr`` over ``steps``.
+
+    ``muon``: matrices with this in their name learn by Muon, all else by AdamW.
+    """
 
     steps: int
     lr: float
@@ -31,6 +35,7 @@ class LoopConfig:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    muon: str = ""
     seed: int = 0
     checkpoint_every: int = 250
     log_every: int = 50
@@ -67,14 +72,13 @@ def fit(
     if finished.exists():
         model.load_state_dict(torch.load(finished, weights_only=True))
         return model.eval()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, fused=True
-    )
+    optimizers = optimizers_of(model, config)
     step = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         step = int(state["step"])
     elif start is not None:
         unknown = model.load_state_dict(start, strict=False).unexpected_keys
@@ -88,14 +92,16 @@ def fit(
     began, sums = time.monotonic(), {}
     while step < config.steps:
         torch.manual_seed(config.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(step)
         named = losses(step, np.random.default_rng([config.seed, step]))
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         named["total"].backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         if torch.isfinite(norm):
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         for key, value in named.items():
             sums.setdefault(key, []).append(float(value.detach()))
         step += 1
@@ -105,7 +111,8 @@ def fit(
                       norm=round(float(norm), 3), **means)  # fmt: skip
             sums = {}
         if step % config.checkpoint_every == 0:
-            save(checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save(checkpoint, {"model": model.state_dict(), "optimizers": states, "step": step})
         if evaluate is not None and (step % evaluate_every == 0 or step == config.steps):
             model.eval()
             with torch.inference_mode():
@@ -116,11 +123,18 @@ def fit(
     return model.eval()
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases and scales do not."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+def optimizers_of(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that ``config`` names, if any; AdamW for the rest, where norms, biases and scales
+    do not decay."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    orthogonal = [p for name, p in named if config.muon and config.muon in name and p.ndim == 2]
+    rest = [p for _, p in named if not any(p is q for q in orthogonal)]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adam = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return [adam, Muon(orthogonal, config.lr, config.weight_decay)] if orthogonal else [adam]
 
 
 def save(path: Path, state: object) -> None:

@@ -143,7 +143,7 @@ def test_whoever_takes_is_told_of_an_error_that_came_from_several():
             async with beside(asyncio.Event().wait()):
                 await all_of(outbox.put(1), fails(Unavailable("down")))
 
-        taking = Outbox[int](1).taken(work)
+        taking = Outbox[int](1, unread_seconds=60.0).taken(work)
         assert await anext(taking) == 1
         with pytest.raises(Unavailable):
             await anext(taking)

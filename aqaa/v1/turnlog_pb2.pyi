@@ -289,12 +289,15 @@ class TerminalState(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     reason: _tokens_pb2.EndReason.ValueType
     """Why. STOP and LENGTH are of the phase "completed", the others of their own."""
     error: _errors_pb2.ErrorReason.ValueType
     """For END_REASON_FAILED: what went wrong."""
     message: _builtins.str
     """And in words, for the caller."""
+    stage: _builtins.str
+    """Which stage the error is of, as ErrorInfo's metadata says it; empty where it is of none."""
     @_builtins.property
     def manifest(self) -> _orchestrator_pb2.TurnManifest:
         """What the caller was sent, if the turn has a manifest."""
@@ -306,10 +309,11 @@ class TerminalState(_message.Message):
         error: _errors_pb2.ErrorReason.ValueType = ...,
         message: _builtins.str = ...,
         manifest: _orchestrator_pb2.TurnManifest | None = ...,
+        stage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "manifest", b"manifest", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "manifest", b"manifest", "message", b"message", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

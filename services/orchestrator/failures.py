@@ -6,7 +6,6 @@ from aqaa.v1.errors_pb2 import ErrorReason
 from aqaa.v1.orchestrator_pb2 import TurnFailed
 from aqaa.v1.tokens_pb2 import EndReason
 from aqaa.v1.turnlog_pb2 import TerminalState
-from services.orchestrator.stages import LLM
 
 _PREFIX = "ERROR_REASON_"
 _KINDS: dict[str, type[AqaaError]] = {kind.reason: kind for kind in CODES}
@@ -21,6 +20,7 @@ def terminal_of(error: BaseException) -> TerminalState:
         reason=EndReason.END_REASON_FAILED,
         error=ErrorReason.Value(f"{_PREFIX}{name}"),
         message=str(error) if told else _PRIVATE,
+        stage=error.metadata.get("stage", "") if isinstance(error, AqaaError) and told else "",
     )
 
 
@@ -28,8 +28,7 @@ def error_of(terminal: TerminalState) -> AqaaError:
     """What the caller of a failed turn gets."""
     name = ErrorReason.Name(terminal.error).removeprefix(_PREFIX)
     kind = _KINDS.get(name, AqaaError)
-    # runners call no other stage, and without the log nothing of this could have been written
-    metadata = {"stage": LLM} if name == "UNAVAILABLE" else {}
+    metadata = {"stage": terminal.stage} if terminal.stage else {}
     return kind(terminal.message, **metadata)
 
 

@@ -41,7 +41,9 @@ async def stage(slots: int, groups: int) -> None:
     """Serves until SIGTERM. All three stages at one address; callers use the one that they came for."""
     plan = AnswerPlan(segments=((WORDS, groups),))
     server = grpc.aio.server()
-    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(StubTokenizer(StubStages()), server)
+    tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(
+        StubTokenizer(StubStages(together=True)), server
+    )
     llm = StubStages(plan=plan, slots=slots, pace=GROUP_SECONDS)
     backbone_pb2_grpc.add_BackboneServiceServicer_to_server(StubLlm(llm), server)
     vocoder_pb2_grpc.add_VocoderServiceServicer_to_server(StubVocoder(StubStages()), server)

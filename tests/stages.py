@@ -118,12 +118,14 @@ class Plan:
 
 @dataclass
 class StubStages:
-    """The three services. ``slots``: of the llm. ``pace``: seconds of a group; 0 is at once."""
+    """The three services. ``slots``: of the llm. ``pace``: seconds of a group; 0 is at once. ``together``:
+    the tokenizer puts the groups of a piece into one response, as the real one does with those of a hop."""
 
     plan: Plan = field(default_factory=Plan)
     slots: int = 4
     tiles: tuple[int, ...] = TILES
     pace: float = 0.0
+    together: bool = False
     replica: str = "stub"
     bundle: str = BUNDLE
     faults: Faults = field(default_factory=Faults)
@@ -193,11 +195,17 @@ class StubTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
                 if request.audio.first_byte != len(pcm) or len(request.audio.pcm) > 2**20:
                     raise InvalidRequest(f"first_byte {request.audio.first_byte}, expected {len(pcm)}")
                 pcm += request.audio.pcm
+                decided = AudioGroups(first_group=sent)
                 while len(pcm) >= (sent + 1) * size:
                     await self._stages.faults.passing("tokenizer", sent)
-                    groups = codes(sent, 1, bytes(pcm[sent * size : (sent + 1) * size]))
-                    yield tokenizer_pb2.StreamTokenizeResponse(groups=groups)
+                    group = codes(sent, 1, bytes(pcm[sent * size : (sent + 1) * size]))
                     sent += 1
+                    if not self._stages.together:
+                        yield tokenizer_pb2.StreamTokenizeResponse(groups=group)
+                    decided.linguistic.extend(group.linguistic)
+                    decided.semantic.extend(group.semantic)
+                if self._stages.together and decided.linguistic:
+                    yield tokenizer_pb2.StreamTokenizeResponse(groups=decided)
             await self._stages.faults.passing("tokenizer-end", 0)
             last = AudioGroups(first_group=sent)
             if len(pcm) > sent * size:

@@ -22,6 +22,12 @@ class OrchestratorSettings(ServiceSettings):
     vocoder: str = Field("127.0.0.1:50053", min_length=1, description="gRPC name of the vocoder service")
 
     question_seconds: float = Field(30.0, gt=0, le=600, description="longest question")
+    question_piece_seconds: float = Field(
+        0.48,
+        gt=0,
+        le=10,
+        description="least sound of a message to the tokenizer: of less than its hop comes nothing",
+    )
     question_idle_seconds: float = Field(
         15.0, gt=0, le=600, description="longest silence of an open question"
     )

@@ -72,6 +72,7 @@ class Stack:
                 "services.orchestrator", "--role", role, *common, "--redis-url", self.store.url,
                 "--lease-seconds", f"{settings.lease:g}", "--stage-seconds", f"{settings.stage:g}",
                 "--resume-seconds", f"{settings.resume:g}", "--capacity-seconds", "0.1",
+                *(("--question-piece-seconds", "0.12") if settings.bundle is None else ()),
                 "--stage-attempts", "7" if settings.replicas > 1 else "10",  # until a lone one is back
                 *(word for stage in STAGES for word in (f"--{stage}", self.address(stage))),
             ]  # fmt: skip

@@ -18,8 +18,8 @@ from services.orchestrator.shared import Shared
 from services.orchestrator.stages import TOKENIZER, Attempts, StageCall
 from services.orchestrator.tasks import beside
 
-COALESCE_SECONDS = 0.12
-"""Least sound of one message to the tokenizer: a group's, which is the least that can come back."""
+LEAD_SECONDS = 0.02
+"""What the first message to the tokenizer holds beyond a hop: a resampler keeps so much to itself."""
 
 Call = StageCall[StreamTokenizeRequest, StreamTokenizeResponse]
 
@@ -101,8 +101,12 @@ class Question:
                 await self._receive(call, pen)
 
     async def _send(self, call: Call) -> None:
-        sent, rate = 0, self._format.sample_rate_hz
-        least = max(1, round(COALESCE_SECONDS * rate)) * frame_bytes(self._format)
+        sent, whole = 0, frame_bytes(self._format)
+        piece, lead = (
+            max(1, round(seconds * self._format.sample_rate_hz)) * whole
+            for seconds in (self._shared.settings.question_piece_seconds, LEAD_SECONDS)
+        )
+        least = piece + lead
         while True:
             while not self._whole and len(self._pcm) - sent < least and self._error is None:
                 await self._more()
@@ -110,9 +114,9 @@ class Question:
                 raise self._error
             if sent == len(self._pcm):
                 break
-            pcm = bytes(self._pcm[sent : sent + MAX_PIECE_BYTES // least * least])
+            pcm = bytes(self._pcm[sent : sent + MAX_PIECE_BYTES // whole * whole])
             await call.send(StreamTokenizeRequest(audio=QuestionAudio(first_byte=sent, pcm=pcm)))
-            sent += len(pcm)
+            sent, least = sent + len(pcm), piece
         await call.close()
         call.owes()  # the rest of the groups, and the end
 

@@ -66,7 +66,7 @@ async def replica(url: str, stages: str, **given: Any) -> AsyncIterator[Replica]
     defaults: dict[str, Any] = {
         "profile": "development", "redis_url": url, "tokenizer": stages, "llm": stages, "vocoder": stages,
         "lease_seconds": 3.0, "capacity_seconds": 0.05, "retry_seconds": 0.01, "stage_attempts": 3,
-        "resume_seconds": 30.0,
+        "resume_seconds": 30.0, "question_piece_seconds": 0.12,
     }  # fmt: skip
     settings = OrchestratorSettings(**{**defaults, **given})
     registry, written = CollectorRegistry(), io.StringIO()

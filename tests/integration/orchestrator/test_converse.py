@@ -75,6 +75,20 @@ async def test_cuts_of_the_question_change_nothing(server):
         assert answers == [answers[0]] * 4
 
 
+async def test_the_tokenizer_and_the_log_get_a_question_by_the_hop(server):
+    answers, entries = [], []
+    for piece in (0.12, 0.48):
+        stages = StubStages(together=True)
+        async with one(server.url, stages, question_piece_seconds=piece) as made:
+            talking = await Talking(made).begin()
+            await talking.question(pcm(1.92), step=640)
+            answers.append((await talking.hear("manifest")).whole)
+            entries.append(made.sample("aqaa_log_appends_total", stream="query", outcome="OK"))
+            await talking.end()
+    assert answers[0] == answers[1]
+    assert entries[1] <= 4 + 1  # the last one is the question's end
+
+
 PHASES = {
     "the question": ("llm-prompt", 2),
     "before its end": ("tokenizer-end", 0),

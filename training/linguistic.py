@@ -43,10 +43,14 @@ class LinguisticTraining:
     kokoro: float = 0.5  # share of batches, however few clips there are
     pico: float = 0.1
     augment: augment.AugmentConfig = field(
-        default_factory=lambda: augment.AugmentConfig(speed=0.3, speed_range=(0.88, 1.14))
+        default_factory=lambda: augment.AugmentConfig(
+            speed=0.5, speed_range=(0.85, 1.18), warp=0.6, warp_range=0.11, colour=0.7
+        )
     )
     kokoro_augment: augment.AugmentConfig = field(
-        default_factory=lambda: augment.AugmentConfig(speed=0.7, speed_range=(0.82, 1.2))
+        default_factory=lambda: augment.AugmentConfig(
+            speed=0.7, speed_range=(0.82, 1.2), warp=0.6, warp_range=0.11, colour=0.7
+        )
     )
     commitment: float = 0.1
 

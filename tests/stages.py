@@ -12,7 +12,7 @@ refused. With ``pace`` answers come in real time. ``stages.faults`` holds or bre
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,9 +141,11 @@ class StubStages:
     frontiers: list[int] = field(default_factory=list)
 
     @asynccontextmanager
-    async def serving(self, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    async def serving(
+        self, address: str = "127.0.0.1:0", interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    ) -> AsyncIterator[str]:
         """Their address."""
-        server = grpc.aio.server()
+        server = grpc.aio.server(interceptors=interceptors)
         tokenizer_pb2_grpc.add_TokenizerServiceServicer_to_server(StubTokenizer(self), server)
         backbone_pb2_grpc.add_BackboneServiceServicer_to_server(StubLlm(self), server)
         vocoder_pb2_grpc.add_VocoderServiceServicer_to_server(StubVocoder(self), server)

@@ -1,9 +1,10 @@
 """Traces: span names, a tracer for each service, and the traceparent that joins its spans to the caller's.
 
-A turn is one trace. gRPC calls carry its traceparent as metadata; the turn log carries it in the turn's spec,
-so that a runner which takes a turn over goes on in the same trace.
+A turn lies in the trace of the call that asked it. gRPC calls carry its traceparent as metadata; the turn log
+carries it in the turn's spec, so that each runner that has the turn, one after another, goes on in it.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -29,8 +30,6 @@ class SpanName(StrEnum):
     TURN = "turn"  # from the first accepted sound to the manifest, in the front
     QUESTION = "turn.question"  # while the user speaks
     RUN = "turn.run"  # in the runner, from taking the turn to its end
-    APPEND = "log.append"
-    TAKE_OVER = "log.take_over"
     TOKENIZE = "tokenizer.hop"  # a batch of hops through the model
     QUEUE = "llm.queue"  # waiting for a slot
     PREFILL = "llm.prefill"
@@ -40,6 +39,12 @@ class SpanName(StrEnum):
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _KEY: Final = "traceparent"
+
+UNRECORDED: Final = f"00-{'f' * 32}-{'f' * 16}-00"
+"""The traceparent of a call that is part of nothing, as one that polls: whoever serves it records no span."""
+
+CLOSE_SECONDS: Final = 2.0
+"""For the last spans of a process: a collector that is away shall not hold up its end."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Tracing:
 
     tracer: Tracer
     provider: TracerProvider
+    exporter: SpanExporter | None = None
 
     @classmethod
     def open(
@@ -73,14 +79,15 @@ class Tracing:
             sampler=ParentBased(TraceIdRatioBased(ratio)),
             shutdown_on_exit=False,
         )
+        exporter: SpanExporter | None = None
         if processor is None and endpoint is not None:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-            insecure = not endpoint.startswith("https://")
-            processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=insecure))
+            exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))
+            processor = BatchSpanProcessor(exporter)
         if processor is not None:
             provider.add_span_processor(processor)
-        return cls(provider.get_tracer("aqaa"), provider)
+        return cls(provider.get_tracer("aqaa"), provider, exporter)
 
     @contextmanager
     def span(
@@ -111,8 +118,14 @@ class Tracing:
         )
 
     def close(self) -> None:
-        """Sends what is left. Takes up to 30 s when the collector does not answer."""
-        self.provider.shutdown()
+        """Sends what is left, for ``CLOSE_SECONDS`` at most; what was not taken by then is lost."""
+        if self.exporter is None:
+            self.provider.shutdown()
+            return
+        late = threading.Timer(CLOSE_SECONDS, self.exporter.shutdown)
+        late.start()
+        self.provider.shutdown()  # ends its tries, too, as soon as the exporter is shut down
+        late.cancel()
 
 
 def traceparent_of(span: Span | None = None) -> str | None:

@@ -13,7 +13,7 @@ from aqaa.errors import (
     Unavailable,
 )
 from aqaa.telemetry.log import traceback_of
-from aqaa.telemetry.tracing import SpanName
+from aqaa.telemetry.tracing import SpanName, failed
 from aqaa.turnlog import Appender, Follower, Stream, Tenure, TurnRef, TurnState
 from aqaa.v1.backbone_pb2 import (
     Advance,
@@ -86,7 +86,8 @@ class Run:
         Raises CapacityError when the llm has no slot for it: then it is another runner's.
         """
         shared = self._shared
-        with shared.tracing.span(SpanName.RUN, traceparent=self._spec.traceparent or None):
+        ids = {"session_id": self.turn.session, "turn_id": self.turn.turn_id}
+        with shared.tracing.span(SpanName.RUN, traceparent=self._spec.traceparent or None, **ids) as span:
             try:
                 async with (
                     asyncio.timeout(await self._seconds()),
@@ -97,6 +98,7 @@ class Run:
                 end = self._pieces[-1].end.reason
                 terminal = TerminalState(reason=end or EndReason.END_REASON_STOP)
             except TimeoutError:
+                failed(span, Deadline.__name__)
                 terminal = terminal_of(Deadline("the turn's time ran out", stage="turn"))
             except AqaaError as error:
                 self._tenure.check()
@@ -107,6 +109,7 @@ class Run:
                 where = traceback_of(error, messages=False)
                 stage = error.metadata.get("stage", "")
                 shared.journal.warning("a turn has failed", reason=error.reason, stage=stage, traceback=where)
+                failed(span, type(error).__name__)
                 terminal = terminal_of(error)
             await shared.log.finish(self._tenure, terminal)
 

@@ -14,7 +14,7 @@ from aqaa.errors import AqaaError, Cancelled, CapacityError, Draining, Stalled, 
 from aqaa.rpc.caller import call_metadata
 from aqaa.rpc.channel import ChannelSettings, open_channel
 from aqaa.rpc.status import typed_errors
-from aqaa.telemetry.tracing import traceparent_of
+from aqaa.telemetry.tracing import UNRECORDED, traceparent_of
 from aqaa.turnlog import Bell, Clock
 from aqaa.v1 import backbone_pb2, backbone_pb2_grpc, tokenizer_pb2_grpc, vocoder_pb2, vocoder_pb2_grpc
 from services.orchestrator.config import OrchestratorSettings
@@ -268,8 +268,7 @@ class Stages:
         self, method: "grpc.aio.StreamStreamMultiCallable[Request, Response]", stage: str
     ) -> AsyncIterator[StageCall[Request, Response]]:
         """A stream to a stage, cancelled at the end of the body if it is not over."""
-        metadata = call_metadata(traceparent=traceparent_of())
-        call = method(timeout=self._settings.turn_seconds, metadata=metadata)
+        call = method(timeout=self._settings.turn_seconds, metadata=_metadata())
         made = StageCall(call, stage, self._settings.stage_seconds, self._clock)
         try:
             yield made
@@ -282,7 +281,7 @@ class Stages:
             return await self.llm.GetCapacity(
                 backbone_pb2.GetCapacityRequest(),
                 timeout=self._settings.stage_seconds,
-                metadata=call_metadata(),
+                metadata=_metadata(),
             )
 
     async def probe(self) -> Facts:
@@ -307,3 +306,8 @@ class Stages:
             opened.bundle_digest, opened.sample_rate_hz, tuple(opened.chunk_groups), opened.context_groups
         )
         return self.known
+
+
+def _metadata() -> tuple[tuple[str, str], ...]:
+    """Of a call on behalf of the current span; who only looks what there is begins no trace with it."""
+    return call_metadata(traceparent=traceparent_of() or UNRECORDED)

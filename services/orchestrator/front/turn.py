@@ -92,7 +92,8 @@ class FrontTurn:
                     seed=spec.seed,
                 )
                 await self.telling.send(TurnEvent(turn_id=spec.turn_id, opened=opened))
-                with shared.tracing.span(SpanName.TURN, traceparent=spec.traceparent or None):
+                ids = {"session_id": self.turn.session, "turn_id": self.turn.turn_id}
+                with shared.tracing.span(SpanName.TURN, traceparent=spec.traceparent or None, **ids):
                     reason = await self._told()
                 await self._remember(all_heard=True)
                 manifest = self.telling.sound.manifest(self.telling.answer, reason)

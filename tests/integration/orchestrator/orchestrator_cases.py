@@ -72,7 +72,7 @@ async def replica(url: str, stages: str, **given: Any) -> AsyncIterator[Replica]
     registry, written = CollectorRegistry(), io.StringIO()
     journal = make_log("orchestrator", file=written, strict=True)
     metrics = Metrics(registry, catalogue.RPC, catalogue.TURNLOG, catalogue.ORCHESTRATOR)
-    tracing = Tracing.open("orchestrator")
+    tracing = Tracing.open("orchestrator", endpoint=settings.otlp_endpoint, ratio=settings.trace_ratio)
     # a bare server: no port of metrics, no signals; what surrounds every call is the services'
     calls = Calls(log=journal, metrics=metrics, tracing=tracing, messages=True)
     server = grpc.aio.server(interceptors=[calls], options=[("grpc.so_reuseport", 0)])
@@ -99,6 +99,7 @@ async def replica(url: str, stages: str, **given: Any) -> AsyncIterator[Replica]
         finally:
             await calls.cut_off(within=1.0)
             await server.stop(None)
+            await asyncio.to_thread(tracing.close)
 
 
 @asynccontextmanager

@@ -1,10 +1,18 @@
 """Spans join over processes by a traceparent and hold nothing that a caller said."""
 
+import threading
+from dataclasses import replace
+
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aqaa.telemetry.tracing import SpanName, Tracing, context_from, traceparent_of
+from aqaa.telemetry.tracing import UNRECORDED, SpanName, Tracing, context_from, traceparent_of
 
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -77,3 +85,34 @@ def test_without_an_endpoint_nothing_is_sent_and_the_trace_goes_on():
     with tracing.span(SpanName.DECODE, traceparent=SENT):
         assert traceparent_of().split("-")[1] == SENT.split("-")[1]
     tracing.close()
+
+
+def test_who_is_part_of_nothing_is_recorded_nowhere(tracing, spans):
+    with tracing.span(SpanName.DECODE, traceparent=UNRECORDED), tracing.span(SpanName.TILE):
+        pass
+    tracing.begin_call("/aqaa.v1.BackboneService/GetCapacity", UNRECORDED).end()
+    assert not spans.get_finished_spans()
+
+
+class Stuck(SpanExporter):
+    """Sends to a collector that never answers."""
+
+    def __init__(self) -> None:
+        self._given_up = threading.Event()
+        self.outcomes: list[bool] = []
+
+    def export(self, spans):
+        self.outcomes.append(self._given_up.wait(20.0))
+        return SpanExportResult.FAILURE
+
+    def shutdown(self):
+        self._given_up.set()
+
+
+def test_a_collector_that_never_answers_is_given_up():
+    stuck = Stuck()
+    tracing = replace(Tracing.open("llm", processor=BatchSpanProcessor(stuck)), exporter=stuck)
+    with tracing.span(SpanName.DECODE):
+        pass
+    tracing.close()
+    assert stuck.outcomes == [True]

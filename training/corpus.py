@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.domain import Item, Spoken, speak_sentences, training_items
+from training.domain import Item, Spoken, loose_sentences, speak_sentences, training_items
 
 SHARD = 250
 
@@ -34,6 +34,7 @@ class CorpusConfig:
 
     items: int = 30000
     speak: int = 7000
+    loose: int = 12000
     kokoro_items: int = 3000
     pico_items: int = 3000
     seed: int = 20260
@@ -111,6 +112,7 @@ def write_texts(folder: Path, config: CorpusConfig) -> None:
     spoken = {s: None for item in items for s in item.answer}
     spoken |= {s: None for item in items for a in item.answer for s in [Spoken(a.text)]}
     spoken |= dict.fromkeys(speak_sentences(config.speak, config.seed + 1))
+    spoken |= dict.fromkeys(loose_sentences(config.loose, config.seed + 4))
     for name, rows in (("items", items), ("spoken", list(spoken))):
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps(asdict(row)) + "\n" for row in rows), "utf-8"

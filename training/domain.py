@@ -316,3 +316,44 @@ def speak_sentences(n: int, seed: int) -> list[Spoken]:
         text = sentence_case(repeat_sentence(rng, "train"))
         found[Spoken(text, rng.choice(STYLES) if rng.random() < 0.35 else None)] = None
     return list(found)
+
+
+def loose_sentences(n: int, seed: int) -> list[Spoken]:
+    """``n`` distinct texts for the voice alone, true or not: what answers have seldom, in many places."""
+    rng = random.Random(seed)
+    found: dict[Spoken, None] = {}
+    while len(found) < n:
+        text = sentence_case(loose_sentence(rng))
+        found[Spoken(text, rng.choice(STYLES) if rng.random() < 0.35 else None)] = None
+    return list(found)
+
+
+def loose_sentence(rng: random.Random) -> str:
+    facts = domain()["facts"]
+    numbers = lambda: number(rng.randint(0, 100 if rng.random() < 0.5 else 20))  # noqa: E731
+    anything = lambda name: rng.choice([*facts[name], *facts[name].values()])  # noqa: E731
+    shape = rng.choices(range(7), (22, 16, 14, 10, 8, 12, 18))[0]
+    if shape == 0:
+        return f"{numbers()} {rng.choice(('plus', 'minus', 'times'))} {numbers()} is {numbers()}"
+    if shape == 1:
+        return ", ".join(numbers() for _ in range(rng.randint(2, 6)))
+    if shape == 2:
+        return f"the opposite of {anything('opposites')} is {anything('opposites')}"
+    if shape == 3:
+        places = facts["capitals"]
+        return f"the capital of {rng.choice(list(places))} is {rng.choice(list(places.values()))}"
+    if shape == 4:
+        return f"{rng.choice(list(facts['colors']))} is {rng.choice(list(facts['colors'].values()))}"
+    if shape == 5:
+        names = facts["days"] + facts["months"]
+        return f"{rng.choice(names)} comes {rng.choice(('after', 'before'))} {rng.choice(names)}"
+    return " ".join(rng.sample(fixed_words(), rng.randint(3, 6)))
+
+
+@lru_cache(maxsize=1)
+def fixed_words() -> list[str]:
+    """The words of answers that are always the same, each once."""
+    said = [entry["say"] for entry in domain()["small_talk"].values()]
+    said += [domain()["unknown"], "There are seven days in a week.", "There are twelve months in a year."]
+    words = (word.strip(",.?") for text in said for word in text.split())
+    return sorted({word if word in ("I", "Nano") else word.lower() for word in words})

@@ -18,7 +18,7 @@ from torch import Tensor
 from aqaa.models.nano_flow import FRAMES_PER_GROUP, NanoFlow, NanoFlowConfig
 from training import features, semantic
 from training.loop import LoopConfig, fit, folder_and_threads, starting_point
-from training.speech import corpus_at
+from training.speech import corpus_at, evenness
 from training.tokens import GroupTable
 
 NANO = NanoFlowConfig()
@@ -32,7 +32,7 @@ class FlowTraining:
     prior: float = 0.5
     spoilt: float = 0.04  # share of codes replaced by others: the backbone errs too
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, lr=1e-3, warmup=150, seed=41))
-    continued: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1500, lr=5e-4, warmup=50, seed=42))
+    continued: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3600, lr=5e-4, warmup=50, seed=42))
 
 
 class Windows:
@@ -45,10 +45,13 @@ class Windows:
         self.pcm: list[NDArray[np.int16]] = []
         for shard in corpus.shards("answers"):
             self.pcm += [(pcm * 32767).astype(np.int16) for _, pcm, _ in corpus.answers(shard)]
+        often = evenness([spoken.text for spoken in corpus.spoken[: len(self.pcm)]])
+        self.upto = (often / often.sum()).cumsum()
 
     def draw(self, rng: np.random.Generator) -> dict[str, Tensor]:
         c = self.config
-        rows = [self.window(int(rng.integers(len(self.pcm))), rng) for _ in range(c.batch)]
+        drawn = np.searchsorted(self.upto[:-1], rng.random(c.batch), side="right")
+        rows = [self.window(int(row), rng) for row in drawn]
         codes = torch.from_numpy(np.stack([r[0] for r in rows]))
         mel = features.speaker_mel(torch.from_numpy(np.stack([r[1] for r in rows])))[:, 4:-4]
         weight = torch.from_numpy(np.stack([r[2] for r in rows])).repeat_interleave(FRAMES_PER_GROUP, 1)

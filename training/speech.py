@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,17 @@ def answers(corpus: Corpus, lexicon: Lexicon, every: int = 1) -> list[Utterance]
                     )
                 )
     return found
+
+
+def evenness(texts: Sequence[str], most: float = 30.0) -> NDArray[np.float64]:
+    """How often to draw each text, at least 1: more, the rarer its rarest word is among ``texts``.
+
+    Sentences to be repeated are of sixty words; "hot" is in fifteen renderings of 25 000.
+    """
+    words = [set(text.lower().replace(",", " ").rstrip(".?").split()) for text in texts]
+    counts = Counter(word for row in words for word in row)
+    rarest = np.array([min(counts[word] for word in row) for row in words])
+    return np.clip(np.sqrt(rarest.max() / rarest), 1.0, most)
 
 
 def trim(pcm: NDArray[np.int16], keep: int = 1280) -> NDArray[np.int16]:

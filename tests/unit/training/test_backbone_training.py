@@ -22,6 +22,7 @@ from training.backbone import (
     step1_config,
 )
 from training.sequences import Language, Sequence, pack
+from training.speech import evenness
 
 TINY = BackboneTraining(hidden=64, feed_forward=64, heads=8, kv_groups=4, layers=2, tokens=512)
 PLAIN = BackboneTraining(text=1.0, decision=1.0, linguistic=1.0, semantic=1.0, smoothing=0.0)
@@ -228,6 +229,13 @@ class TestData:
             kinds = [data.items[item].kind for item in data.item_of]
             assert times.tolist() == [OFTEN.get(kind, 1) for kind in kinds]
             assert max(times) > 1
+
+    def test_answers_of_rare_words_are_spoken_more_often(self, trainer):
+        rows, times = np.unique(trainer.data.by_answer, return_counts=True)
+        assert rows.tolist() == list(range(len(trainer.data.spoken)))
+        often = evenness([spoken.text for spoken in trainer.data.spoken])
+        assert times.tolist() == often.round().astype(int).tolist()
+        assert max(times) > 1
 
     def test_shares_are_distributions(self):
         assert sum(PRETRAINING.values()) == pytest.approx(1)

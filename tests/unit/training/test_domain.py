@@ -17,6 +17,7 @@ from training.domain import (
     bucket,
     domain,
     held_out_items,
+    loose_sentences,
     number,
     sentence_case,
     sentence_split,
@@ -205,6 +206,7 @@ class TestSplits:
         unseen = {s.text for item in held_out if not item.seen for s in item.answer}
         assert unseen
         assert not unseen & {spoken.text for spoken in speak_sentences(CONFIG.speak, CONFIG.seed + 1)}
+        assert not unseen & {spoken.text for spoken in loose_sentences(CONFIG.loose, CONFIG.seed + 4)}
 
 
 class TestShares:
@@ -237,6 +239,17 @@ class TestShares:
         spoken = speak_sentences(500, 3)
         assert len(set(spoken)) == 500
         assert 0.25 < sum(s.style is not None for s in spoken) / 500 < 0.45
+
+    def test_loose_sentences_say_every_word_of_an_answer_often(self, training):
+        """But for the words of sentences to be repeated, which the corpus has by the thousand."""
+        spoken = loose_sentences(CONFIG.loose, CONFIG.seed + 4)
+        assert len(set(spoken)) == CONFIG.loose
+        said = Counter(word for s in spoken for word in re.findall(r"\w+", s.text.lower()))
+        kinds = {"arithmetic", "capital", "opposite", "color", "calendar", "count", "small talk", "unknown"}
+        texts = {s.text for item in training if item.kind in kinds for s in item.answer}
+        wanted = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+        assert len(wanted) > 150
+        assert min(said[word] for word in wanted) >= 25
 
 
 def test_items_depend_on_the_seed_alone():

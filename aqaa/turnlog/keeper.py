@@ -94,15 +94,29 @@ class Keeper:
         await asyncio.gather(*(renew() for renew in self._by_node().values()))
         await self._renew_rest()
 
-    async def hand_over(self) -> list[Held]:
-        """SIGTERM: gives every role and entry back, for the next scan to take. What was held."""
-        held = list(self.held)
-        for one in held:
-            self.drop(one.tenure)
-            await one.tenure.release()
-            if one.dispatched is not None and self.consumer is not None:
-                await self.consumer.hand_over(one.dispatched)
-        return held
+    async def hand_over(self) -> list[tuple[Held, Exception]]:
+        """SIGTERM: gives every role and entry back, all at once, for the next scan to take.
+
+        What could not be given back, and why: its successor has to wait for the end of the lease.
+        """
+        held = self.held
+        errors = await asyncio.gather(*(self._hand_over(one) for one in held))
+        return [(one, error) for one, error in zip(held, errors, strict=True) if error is not None]
+
+    async def _hand_over(self, held: Held) -> Exception | None:
+        """The entry too if the role could not be given back; the first of the errors."""
+        self.drop(held.tenure)
+        error: Exception | None = None
+        try:
+            await held.tenure.release()
+        except Exception as raised:
+            error = raised
+        try:
+            if held.dispatched is not None and self.consumer is not None:
+                await self.consumer.hand_over(held.dispatched)
+        except Exception as raised:
+            error = error or raised
+        return error
 
     def _by_node(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What renews the roles of turns that lie on the same node."""

@@ -67,7 +67,7 @@ class Runner:
                 if self._turns and not await self._others():
                     while self._turns:
                         await asyncio.wait(set(self._turns))
-        await self._keeper.hand_over()
+        await self._shared.hand_over(self._keeper)
         await ended(*self._turns)
         with suppress(AqaaError):
             await self._consumer.tidy(leaving=True)

@@ -338,4 +338,4 @@ class Front:
 
     async def hand_over(self) -> None:
         """Gives every turn back that is still held."""
-        await self.desk.keeper.hand_over()
+        await self.shared.hand_over(self.desk.keeper)

@@ -6,6 +6,7 @@ import signal
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orchestrator_cases import (
+    ALICE,
     PATIENCE,
     Talking,
     ask,
@@ -13,6 +14,7 @@ from orchestrator_cases import (
     hear,
     metadata,
     nothing_left,
+    one,
     pcm,
     refused,
     replica,
@@ -20,6 +22,8 @@ from orchestrator_cases import (
 from orchestrator_processes import process_of
 
 from aqaa.rpc.channel import ChannelSettings, open_channel
+from aqaa.turnlog import Role, history_digest
+from aqaa.v1.turnlog_pb2 import History, TurnSpec
 from tests.stages import StubStages
 
 DRAINING = ("DRAINING", grpc.StatusCode.UNAVAILABLE)
@@ -107,3 +111,26 @@ async def test_what_a_front_cannot_tell_in_time_goes_on_elsewhere(server):
         again = other.stub.Resume(told.resuming, metadata=metadata(), timeout=PATIENCE)
         assert (await hear(again, told)).whole == undisturbed.whole
         await nothing_left(stages, other)
+
+
+async def test_what_a_front_cannot_give_back_is_named_and_the_rest_is_given_back(server):
+    async with one(server.url, role="front") as made:
+        log, keeper = made.orchestrator.shared.log, made.orchestrator.front.desk.keeper
+        broken, whole = [log.new_turn(ALICE.tenant) for _ in range(2)]
+        for turn in (broken, whole):
+            spec = TurnSpec(
+                session_id=turn.session,
+                turn_id=turn.turn_id,
+                caller=str(ALICE),
+                history_digest=history_digest(History()),
+            )
+            keeper.keep((await log.open(turn, str(ALICE), spec, History())).tenure)
+        await log.link.command("SET", broken.state, "no hash")
+        await made.orchestrator.aclose()
+        [line] = made.lines("a turn could not be handed over")
+        assert (line["turn_id"], line["session_id"], line["role"]) == (
+            broken.turn_id,
+            broken.session,
+            "front",
+        )
+        assert Role.FRONT not in (await log.state(whole, str(ALICE))).owners

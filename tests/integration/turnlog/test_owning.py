@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from redis.exceptions import ResponseError
 from turnlog_cases import (
     BUNDLE,
     CALLER,
@@ -122,6 +123,26 @@ async def test_handing_over_needs_no_lease_to_end_and_counts_as_no_failure(serve
         assert isinstance(await two.acquire_runner(theirs, taken), Tenure)
         with pytest.raises(Superseded):
             tenure.check()
+
+
+async def test_a_turn_that_cannot_be_handed_over_keeps_no_other(server):
+    async with turn_log(server.url) as one, turn_log(server.url, seed=1) as two:
+        lives = [await open_turn(one) for _ in range(3)]
+        mine, theirs = Consumer(one.link, "runner-1"), Consumer(two.link, "runner-2")
+        keeper = one.keeper(mine)
+        for live in lives:
+            await post(one.link, live.turn, BUNDLE)
+            [dispatched] = await mine.take(1)
+            keeper.keep(await one.acquire_runner(mine, dispatched), dispatched)
+        await one.link.command("SET", lives[0].turn.state, "no hash")
+        [(held, error)] = await keeper.hand_over()
+        assert held.tenure.turn == lives[0].turn
+        assert isinstance(error, ResponseError)
+        assert keeper.held == ()
+        taken = await theirs.scan(5)
+        assert [dispatched.turn for dispatched in taken] == [live.turn for live in lives]
+        for dispatched in taken[1:]:
+            assert isinstance(await two.acquire_runner(theirs, dispatched), Tenure)
 
 
 async def test_a_heartbeat_writes_again_what_a_failover_lost(server):

@@ -28,9 +28,11 @@ Heard = TypeVar("Heard")
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that serves: where each service listens, all its processes, the URL of its turn log."""
+    """A stack that serves: where each service listens, where it shows its metrics, all its processes, the URL
+    of its turn log."""
 
     addresses: Mapping[str, str]
+    metrics: Mapping[str, str]
     pids: Mapping[str, int]
     redis: str
 
@@ -62,7 +64,7 @@ def ready_in(line: str) -> Stack | None:
     record = json.loads(line) if line.startswith("{") else {}
     if record.get("event") != "ready":
         return None
-    return Stack(record["addresses"], record["pids"], record["redis"])
+    return Stack(record["addresses"], record["metrics"], record["pids"], record["redis"])
 
 
 @contextmanager

@@ -12,6 +12,8 @@ same.
   the backbone may write only 12 s ahead of playback, long answers cannot come near to 0.
 - underrun: a chunk that arrives after its playback time. Playback starts with the first chunk, without a
   reserve, and waits where it runs dry.
+- batch: sessions in a pass through the model of tokenizer, llm and vocoder, the mean over a round's passes,
+  by the metrics of the services. More than 1: turns share passes. (The llm: in a decode step.)
 """
 
 import argparse
@@ -27,8 +29,9 @@ import numpy as np
 
 from aqaa.client import AsyncClient, Patience
 from aqaa.errors import AqaaError
+from benchmarks._batches import BATCHES, Passes, between, passes
 from benchmarks._caller import Heard, ask
-from benchmarks._stack import aqaa_up, ready_in, running
+from benchmarks._stack import Stack, aqaa_up, ready_in, running
 from benchmarks.latency import RATE, Pcm, Spread, questions
 
 CORES = 2
@@ -39,20 +42,22 @@ ONCE = Patience(attempts=1)
 
 @dataclass(frozen=True)
 class Round:
-    """So many callers at once: their turns, and why others came to nothing."""
+    """So many callers at once: their turns, why others came to nothing, the passes of each stage."""
 
     live: int
     turns: list[Heard]
     failures: list[str]
+    passes: Mapping[str, Passes]
 
 
-async def measure(address: str, asked: Sequence[Pcm], live: int, turns: int) -> Round:
+async def measure(stack: Stack, asked: Sequence[Pcm], live: int, turns: int) -> Round:
     """``live`` callers, each of them ``turns`` turns."""
+    before = await asyncio.to_thread(passes, stack)
     heard: list[Heard] = []
     failures: list[str] = []
 
     async def caller(number: int) -> None:
-        async with AsyncClient(address, patience=ONCE) as client:
+        async with AsyncClient(stack.address, patience=ONCE) as client:
             await asyncio.sleep(number * len(asked[0]) / RATE / live)
             for turn in range(turns):
                 seed = 1 + number * turns + turn
@@ -65,7 +70,7 @@ async def measure(address: str, asked: Sequence[Pcm], live: int, turns: int) -> 
     async with asyncio.TaskGroup() as callers:
         for number in range(live):
             callers.create_task(caller(number))
-    return Round(live, heard, failures)
+    return Round(live, heard, failures, between(before, await asyncio.to_thread(passes, stack)))
 
 
 def figures(found: Round) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def figures(found: Round) -> dict[str, Any]:
         "underruns": sum(turn.dry.times for turn in spoken),
         "dry_seconds": sum(turn.dry.seconds for turn in spoken),
         "answer_seconds": sum(turn.answer_seconds for turn in spoken),
+        "batches": {stage: {"passes": made.count, "mean": made.mean} for stage, made in found.passes.items()},
     }
     if spoken:
         first, rtf = Spread.of(turn.first_pcm for turn in spoken), Spread.of(turn.rtf for turn in spoken)
@@ -89,7 +95,7 @@ def figures(found: Round) -> dict[str, Any]:
 
 HEAD = (
     f"{'live':>4} {'turns':>5} {'TTFA p50':>9} {'p95':>7} {'RTF p50':>8} {'p95':>6} {'underruns':>13} "
-    f"{'dry':>7}  failures"
+    f"{'dry':>7} {'batch: tokenizer':>16} {'llm':>5} {'vocoder':>7}  failures"
 )
 
 
@@ -99,10 +105,13 @@ def row(made: Mapping[str, Any]) -> str:
     first, rtf = made.get("ttfa", none), made.get("rtf", none)
     share = made["dry_seconds"] / made["answer_seconds"] if made["answer_seconds"] else 0.0
     underruns = f"{made['underruns']} of {made['chunks']}"
+    tokenizer, llm, vocoder = (
+        f"{mean:.2f}" if (mean := made["batches"][stage]["mean"]) is not None else "-" for stage in BATCHES
+    )
     return (
         f"{made['live']:>4} {made['turns']:>5} {first['p50']:>7.3f} s {first['p95']:>5.3f} s "
-        f"{rtf['p50']:>8.2f} {rtf['p95']:>6.2f} {underruns:>13} {share:>7.1%}  "
-        f"{', '.join(made['failures']) or 'none'}"
+        f"{rtf['p50']:>8.2f} {rtf['p95']:>6.2f} {underruns:>13} {share:>7.1%} "
+        f"{tokenizer:>16} {llm:>5} {vocoder:>7}  {', '.join(made['failures']) or 'none'}"
     )
 
 
@@ -125,9 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(HEAD, flush=True)
     rounds = []
     with running(aqaa_up(given.bundle), ready_in) as stack:
-        asyncio.run(measure(stack.address, asked, 1, 1))  # warm
+        asyncio.run(measure(stack, asked, 1, 1))  # warm
         for live in given.live:
-            rounds.append(figures(asyncio.run(measure(stack.address, asked, live, given.turns))))
+            rounds.append(figures(asyncio.run(measure(stack, asked, live, given.turns))))
             print(row(rounds[-1]), flush=True)
     if given.out is not None:
         given.out.write_text(json.dumps({"cores": len(cores), "rounds": rounds}, indent=1) + "\n", "utf-8")

@@ -15,6 +15,10 @@ number of sessions holds if the 99th percentile is at most one group, 120 ms, so
 group in hand never runs dry, and every turn was answered. It says nothing where the callers' own frames were
 late: then the load is at its limit.
 
+What limits a number that does not hold is told: the orchestrator's core or the others where they are full,
+or nothing that is full, then something waits. How many sessions would fill the orchestrator's core is what
+its share says, not a number that was tried.
+
 Bytes are those of the turn log: how much its memory grew, for each session and second (it keeps what was
 said for 15 minutes after a turn), and what went over its wires. Appends count every XADD.
 """
@@ -40,6 +44,8 @@ from benchmarks._stack import Stack, processor_seconds, ready_in, running
 ANSWER_SHORTER = 2
 """Groups that an answer is shorter than its question: it is over before the next one begins."""
 GOAL = 500
+FULL = 0.9
+"""Share of a core from which on it counts as used up: what comes waits for what is there."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Outcome:
     answered: int
     failures: Mapping[str, int]
     cores: Mapping[str, float]
+    other_cores: int
+    """That all but the orchestrator share."""
     appends: float
     """A second and session."""
     memory_bytes: float
@@ -70,6 +78,31 @@ class Outcome:
     def tells(self, bound: float) -> bool:
         """Whether the load was what it should have been."""
         return self.load_late_p99 <= bound / 4
+
+    @property
+    def others(self) -> float:
+        """Share of the cores that turn log, stubs and callers have together."""
+        used = sum(share for part, share in self.cores.items() if part != ORCHESTRATOR)
+        return used / self.other_cores
+
+    @property
+    def would_fill(self) -> float:
+        """Sessions that would use all of the orchestrator's core, at this number's share for each."""
+        share = self.cores[ORCHESTRATOR]
+        return self.sessions / share if share else float("inf")
+
+    def limit(self, bound: float) -> str:
+        """Why this number does not hold; nothing if it does."""
+        if self.holds(bound):
+            return ""
+        full = []
+        if (own := self.cores[ORCHESTRATOR]) >= FULL:
+            full.append(f"the orchestrator's core is full ({own:.0%})")
+        if self.others >= FULL:
+            full.append(f"the cores of turn log, stubs and callers are full ({self.others:.0%})")
+        if not self.tells(bound):
+            full.append(f"the callers' frames were {self.load_late_p99 * 1e3:.0f} ms late")
+        return ", ".join(full) or "no core is full"
 
 
 @dataclass(frozen=True)
@@ -122,6 +155,7 @@ async def measure(stack: Stack, sessions: int, script: Script, seconds: float) -
         asked=record.asked,
         answered=record.answered,
         failures=dict(record.failures),
+        other_cores=len(os.sched_getaffinity(0)),
         cores={part: (after.processor[part] - before.processor[part]) / took for part in after.processor},
         appends=(after.appends - before.appends) * share,
         memory_bytes=(after.memory - before.memory) * share,
@@ -172,6 +206,14 @@ def row(made: Outcome, bound: float) -> str:
     )
 
 
+def limits(made: Outcome, bound: float) -> str:
+    """What an outcome says of the orchestrator's core, and what limits it."""
+    return (
+        f"{made.sessions} sessions: {made.limit(bound) or 'hold'}; the orchestrator uses "
+        f"{made.cores[ORCHESTRATOR]:.0%} of its core, {made.would_fill:.0f} sessions would fill it"
+    )
+
+
 def stack_of_stubs(core: int, sessions: int, groups: int) -> list[str]:
     """The command of a stack for so many sessions."""
     options = {"--core": core, "--slots": 4 * sessions, "--groups": groups}
@@ -217,8 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         found = figures["largest"] = largest(holds, given.start, given.most)
         print(f"{found} live sessions hold p99 ≤ {given.bound_ms:g} ms (goal: at least {GOAL})")
+    for outcome in outcomes:
+        print(limits(outcome, bound))
     if given.out is not None:
-        figures["outcomes"] = [asdict(outcome) for outcome in outcomes]
+        figures["outcomes"] = [asdict(o) | {"limit": o.limit(bound)} for o in outcomes]
         given.out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 

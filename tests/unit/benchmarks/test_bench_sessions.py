@@ -19,7 +19,7 @@ from benchmarks._load import FRAME_BYTES, Record, Script, Session, within
 from benchmarks._stack import processor_seconds, ready_in, running
 from benchmarks.edges import Edge, table
 from benchmarks.latency import Spread
-from benchmarks.sessions import HEAD, Outcome, largest, row
+from benchmarks.sessions import HEAD, Outcome, largest, limits, row
 from tests.stages import GROUP_SAMPLES
 
 SCRIPT = Script(frames=3, groups=2)
@@ -33,6 +33,7 @@ OUTCOME = Outcome(
     answered=200,
     failures={},
     cores={"orchestrator": 0.9, "valkey": 0.1, "llm": 0.2, "vocoder": 0.1, "callers": 0.3},
+    other_cores=1,
     appends=9.0,
     memory_bytes=1000.0,
     wire_bytes=9000.0,
@@ -73,6 +74,27 @@ def test_sessions_hold_if_all_was_said_in_time_and_the_load_was_what_it_should_b
     assert made.holds(0.12) is holds
     assert row(made, 0.12).endswith(f": {verdict}")
     assert len(row(made, 0.12).split("  ")) >= len(HEAD.split("  ")) - 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "100 sessions: hold; the orchestrator uses 45% of its core, 222 sessions would fill it"),
+        ({"late_p99": 0.2}, "no core is full;"),
+        (
+            {"late_p99": 0.2, "cores": {"orchestrator": 0.97, "callers": 0.5}},
+            "orchestrator's core is full (97%);",
+        ),
+        ({"late_p99": 0.2, "cores": {"orchestrator": 0.5, "valkey": 0.3, "callers": 0.7}}, "full (100%);"),
+        (
+            {"load_late_p99": 0.2, "other_cores": 2, "cores": {"orchestrator": 0.5, "callers": 1.0}},
+            "the callers' frames were 200 ms late",
+        ),
+    ],
+)
+def test_it_is_told_what_limits_the_sessions(changed: dict[str, Any], says: str) -> None:
+    made = replace(OUTCOME, **{"cores": {"orchestrator": 0.45, "valkey": 0.1, "callers": 0.3}, **changed})
+    assert says in limits(made, 0.12)
 
 
 def test_a_question_is_its_frames_and_a_commit_of_all_their_bytes() -> None:

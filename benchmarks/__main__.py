@@ -1,16 +1,24 @@
 """All figures of speed: one benchmark after another, each in a process of its own.
 
-    python -m benchmarks [--quick] [NAME ...]
+    python -m benchmarks [--quick] [--out FOLDER] [NAME ...]
 
 So neither a memory peak nor a thread setting leaks from one into the next. A benchmark that fails does not
 keep the others from running; the exit code is then 1. Options of one: `python -m benchmarks.NAME --help`.
+
+At the end come the README's tables. The whole takes about a quarter of an hour on two cores that have nothing
+else to do; most of it is people's time, not the machine's: questions are asked as fast as one speaks.
 """
 
 import argparse
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks._rows import TABLES, tables
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,10 @@ BENCHMARKS = {
     "engine_vs_hf": Benchmark("decode speed against Hugging Face generate", quick=("--repeats", "1")),
     "served": Benchmark("what the services add to the first sound", quick=("--n", "2")),
     "edges": Benchmark("what an edge adds: gRPC, turn log", quick=("--n", "100")),
-    "turns": Benchmark("live turns on two cores", quick=("--live", "1", "2", "--turns", "1")),
+    "turns": Benchmark("live turns on two cores", quick=("--live", "1", "2", "--turns", "1", "--each", "1")),
     "sessions": Benchmark(
         "live sessions on one core of the orchestrator",
+        ("--seconds", "9.6", "--start", "64"),
         quick=("--sessions", "4", "--question", "1.2", "--seconds", "3"),
     ),
 }
@@ -42,14 +51,25 @@ def in_own_process(command: list[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def run_all(names: Sequence[str], *, quick: bool) -> list[str]:
-    """Runs the named benchmarks in the given order. Gives a line for each that failed."""
+WRITING = {name for _, parts in TABLES for name in parts}
+"""Those whose figures are in the tables."""
+
+
+def run_all(names: Sequence[str], folder: Path, *, quick: bool) -> list[str]:
+    """Runs the named benchmarks in the given order, their figures into a folder. Gives a line for each that
+    failed."""
     failed = []
     for name in names:
         benchmark = BENCHMARKS[name]
         print(f"\n== {name}: {benchmark.measures}", flush=True)
         arguments = [*benchmark.arguments, *(benchmark.quick if quick else ())]
+        if name in WRITING:
+            figures = folder / f"{name}.json"
+            figures.unlink(missing_ok=True)  # of an earlier run
+            arguments += ["--out", str(figures)]
+        began = time.monotonic()
         code = in_own_process([sys.executable, "-m", f"benchmarks.{name}", *arguments])
+        print(f"-- {name} took {time.monotonic() - began:.0f} s", flush=True)
         if code:
             failed.append(f"{name} ended with exit code {code}, expected 0")
     return failed
@@ -66,11 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all if none is named")
     parser.add_argument("--quick", action="store_true", help="only try that they run; not for figures")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the figures here, as JSON")
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in BENCHMARKS:
             parser.error(f"no benchmark {name!r}, expected one of {', '.join(BENCHMARKS)}")
-    failed = run_all(given.names or list(BENCHMARKS), quick=given.quick)
+    with tempfile.TemporaryDirectory(prefix="aqaa-bench-") as temporary:
+        folder = given.out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        failed = run_all(given.names or list(BENCHMARKS), folder, quick=given.quick)
+        if rows := tables(folder):
+            print(f"\n== {'a trial, not for the README' if given.quick else 'for the README'}\n\n{rows}")
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -28,6 +28,7 @@ from aqaa.v1.orchestrator_pb2 import (
     TurnEvent,
     TurnOptions,
 )
+from aqaa.v1.tokens_pb2 import END_REASON_CANCELLED
 from tests.stages import GROUP_SAMPLES, RIGHT
 
 CONVERSE: Final = "/aqaa.v1.OrchestratorService/Converse"
@@ -152,6 +153,8 @@ class Session:
                 due = self._committed[self._turns[event.turn_id]]
                 due += self._script.groups_for(event.audio) * FRAME_SECONDS
                 self._record.chunks.append((due, now - due))
+            case "manifest" if event.manifest.reason == END_REASON_CANCELLED:
+                self._record.failures["spoken over"] += 1  # its session has begun its next question
             case "manifest":
                 self._record.answered += 1
             case "failed":

@@ -1,6 +1,6 @@
 """Decode speed of the engine against Hugging Face `generate`: same weights, dtype, ALiBi, threads and mask.
 
-    python -m benchmarks.engine_vs_hf [--threads 2] [--repeats 3] [--cpu-time]
+    python -m benchmarks.engine_vs_hf [--threads 2] [--repeats 3] [--cpu-time] [--out FILE]
 
 A random decoder of nano's size answers 1 and then 8 prompts of 128 ids with 256 tokens each, greedily, where
 two linguistic and three semantic codes alternate. Both sides compute in float32 on the CPU with the maths of
@@ -11,9 +11,11 @@ Wall time needs a machine with nothing else to do. `--cpu-time` with one thread 
 """
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="needs --threads 1")
+    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     arguments = parser.parse_args()
     if arguments.cpu_time and arguments.threads != 1:
         parser.error(
@@ -193,6 +196,7 @@ def main() -> None:
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{size:.1f} M parameters, {arguments.threads} threads, {clock.__name__}")
     print(f"{'in flight':>9}  {'side':<13} {'tokens/s':>9} {'ms/step':>8} {'ratio':>6}  ids agreeing")
+    rows: list[dict[str, Any]] = []
     for count in (1, 8):
         # Fresh prompts in every batch, the same for all sides: no side may reuse an earlier prefix.
         shape = (arguments.repeats + 1, count, PROMPT)
@@ -200,11 +204,20 @@ def main() -> None:
         base, reference = seconds(sides["hugging face"], batches, clock)
         for name, generate in sides.items():
             took, answers = (base, reference) if name == "hugging face" else seconds(generate, batches, clock)
-            agreeing = np.mean(np.array(answers) == np.array(reference))
+            agreeing = float(np.mean(np.array(answers) == np.array(reference)))
+            speed, ratio = count * NEW / took, base / took
             print(
-                f"{count:>9}  {name:<13} {count * NEW / took:>9.0f} {took / NEW * 1e3:>8.2f} "
-                f"{base / took:>6.2f}  {agreeing:.1%}"
+                f"{count:>9}  {name:<13} {speed:>9.0f} {took / NEW * 1e3:>8.2f} {ratio:>6.2f}  "
+                f"{agreeing:.1%}",
+                flush=True,
             )
+            rows.append(
+                {"in_flight": count, "side": name, "tokens_per_second": speed, "ratio": ratio,
+                 "agreeing": agreeing}
+            )  # fmt: skip
+    if arguments.out is not None:
+        figures = {"threads": arguments.threads, "clock": clock.__name__, "sides": rows}
+        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What one machine carries: 1, 2, 4 and 8 live turns on two cores, through the embedded stack.
 
-    python -m benchmarks.turns [--bundle models/nano] [--live 1 2 4 8] [--turns 8]
+    python -m benchmarks.turns [--bundle models/nano] [--live 1 2 4 8] [--turns 12]
 
 So many callers ask at once, each one question after another, in real time and in pieces of 120 ms; they
 begin spread over a question's length, and pause a second between turns. Everything runs on the same two
@@ -13,7 +13,8 @@ same.
 - underrun: a chunk that arrives after its playback time. Playback starts with the first chunk, without a
   reserve, and waits where it runs dry.
 - batch: sessions in a pass through the model of tokenizer, llm and vocoder, the mean over a round's passes,
-  by the metrics of the services. More than 1: turns share passes. (The llm: in a decode step.)
+  by the metrics of the services. More than 1: turns share passes. The llm's passes are decode steps, and a
+  turn alone has more than 1 there: its question's transcript is written beside its answer.
 """
 
 import argparse
@@ -124,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/nano"))
     parser.add_argument("--questions", type=Path, default=Path("examples"), help="a folder of WAV")
     parser.add_argument("--live", type=int, nargs="+", default=[1, 2, 4, 8], help="callers at once")
-    parser.add_argument("--turns", type=int, default=8, help="of each caller")
+    parser.add_argument("--turns", type=int, default=12, help="of a round, at least")
+    parser.add_argument("--each", type=int, default=4, help="turns of each caller, at least")
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     given = parser.parse_args(arguments)
     asked = questions(given.questions)
@@ -136,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with running(aqaa_up(given.bundle), ready_in) as stack:
         asyncio.run(measure(stack, asked, 1, 1))  # warm
         for live in given.live:
-            rounds.append(figures(asyncio.run(measure(stack, asked, live, given.turns))))
+            each = max(given.each, -(-given.turns // live))
+            rounds.append(figures(asyncio.run(measure(stack, asked, live, each))))
             print(row(rounds[-1]), flush=True)
     if given.out is not None:
         given.out.write_text(json.dumps({"cores": len(cores), "rounds": rounds}, indent=1) + "\n", "utf-8")

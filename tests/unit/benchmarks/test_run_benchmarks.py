@@ -1,11 +1,15 @@
 """`python -m benchmarks`: which benchmarks run, in which order, and what a failure costs."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as runner
+from benchmarks.edges import Edge
+from benchmarks.latency import Spread
 
 
 @pytest.fixture
@@ -34,12 +38,45 @@ def test_all_run_without_names_and_one_failure_stops_no_other(
     assert capfd.readouterr().err == "error: joins ended with exit code 3, expected 0\n"
 
 
-def test_the_named_run_in_the_order_of_their_names(commands: list[list[str]]) -> None:
-    assert runner.main(["--quick", "latency", "engine_vs_hf", "codec"]) == 0
+def test_the_named_run_in_the_order_of_their_names(commands: list[list[str]], tmp_path: Path) -> None:
+    out = str(tmp_path / "figures")
+    assert runner.main(["--quick", "--out", out, "latency", "engine_vs_hf", "codec"]) == 0
     assert commands == [
-        [sys.executable, "-m", "benchmarks.latency", "--n", "1"],
-        [sys.executable, "-m", "benchmarks.engine_vs_hf", "--repeats", "1"],
+        [sys.executable, "-m", "benchmarks.latency", "--n", "1", "--out", f"{out}/latency.json"],
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.engine_vs_hf",
+            "--repeats",
+            "1",
+            "--out",
+            f"{out}/engine_vs_hf.json",
+        ],
         [sys.executable, "-m", "benchmarks.codec", "--seconds", "2"],
+    ]
+
+
+def test_the_readmes_rows_come_last_and_only_of_what_has_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def write(command: list[str]) -> int:
+        figures = tmp_path / "edges.json"
+        assert command[-2:] == ["--out", str(figures)]
+        assert not figures.exists()  # the file of an earlier run is gone
+        figures.write_text(
+            json.dumps([asdict(Edge("turn log", Spread(9, 1e-3, 2e-3), Spread(9, 3e-3, 5e-3)))])
+        )
+        return 0
+
+    monkeypatch.setattr(runner, "in_own_process", write)
+    for _ in range(2):
+        assert runner.main(["--out", str(tmp_path), "edges"]) == 0
+    said = capfd.readouterr().out
+    assert said.count("== for the README") == 2
+    assert said.splitlines()[-3:] == [
+        "| the services, same machine | goal | *measured here*, p50, p95 |",
+        "| --- | --- | --- |",
+        "| added by an edge: turn log |  | 2.00 ms (3.00 / 1.00, 3.0×), 3.00 ms (5.00 / 2.00, 2.5×) |",
     ]
 
 

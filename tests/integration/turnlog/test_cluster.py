@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ from turnlog_cases import (
     BUNDLE,
     CALLER,
     PATIENCE,
+    SETTINGS,
     STOPPED,
     HandClock,
     everything,
@@ -24,12 +26,12 @@ from turnlog_rules import ON_A_CLUSTER, RULES
 from turnlog_servers import VALKEY, Server
 
 from aqaa.errors import LogDiverged, Superseded
-from aqaa.turnlog import Appender, Consumer, Role, Stream, Tenure, TurnLogSettings, post, read_all
+from aqaa.turnlog import Appender, Consumer, Role, Stream, Tenure, post, read_all
 
 SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
 OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
            "--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0")  # fmt: skip
-CLUSTER = TurnLogSettings(lease=600.0, heartbeat=60.0, dispatch_block=0.02, call_timeout=30.0)
+CLUSTER = replace(SETTINGS, call_timeout=30.0)
 
 
 async def settled(met) -> None:

@@ -1,15 +1,30 @@
 """Sessions and capacity: history as text, closing leaves no key, admission below the slots."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from turnlog_cases import CALLER, STOPPED, HandClock, groups, open_turn, run_turn, spec_of, text, turn_log
+from turnlog_cases import (
+    CALLER,
+    SETTINGS,
+    STOPPED,
+    HandClock,
+    groups,
+    open_turn,
+    run_turn,
+    spec_of,
+    text,
+    turn_log,
+)
 
 from aqaa.errors import CapacityError, InvalidRequest, LogDiverged, NotFound
 from aqaa.turnlog import Appender, Opened, Stream, TurnState, history_digest
 from aqaa.v1.orchestrator_pb2 import TurnSummary
 from aqaa.v1.tokens_pb2 import Message, Role
 from aqaa.v1.turnlog_pb2 import History
+
+WAITING = replace(SETTINGS, slots_lease=2.0)
+"""By a hand clock: half of it passes without a call that runs out of time."""
 
 
 async def test_the_next_turn_knows_what_was_heard(server):
@@ -97,7 +112,10 @@ async def test_turns_are_let_in_while_there_are_slots(server):
 async def test_a_silence_about_slots_is_waited_for(server):
     """A process that was stalled said nothing for longer than its word counts: nobody is full for that."""
     clock = HandClock()
-    async with turn_log(server.url, clock=clock) as log, turn_log(server.url, seed=1) as runner:
+    async with (
+        turn_log(server.url, clock=clock, settings=WAITING) as log,
+        turn_log(server.url, seed=1) as runner,
+    ):
         turns = [log.new_turn("tenant") for _ in range(2)]
         admitting = [asyncio.create_task(log.capacity.admit(turn)) for turn in turns]
         while clock.sleeping < 2 + 1:  # both wait, and so does the sweep
@@ -112,7 +130,7 @@ async def test_a_silence_about_slots_is_waited_for(server):
 
 async def test_a_silence_about_slots_is_not_waited_for_for_ever(server):
     clock = HandClock()
-    async with turn_log(server.url, clock=clock) as log:
+    async with turn_log(server.url, clock=clock, settings=WAITING) as log:
         admitting = asyncio.create_task(log.capacity.admit(log.new_turn("tenant")))
         while not admitting.done():
             await asyncio.sleep(0.001)

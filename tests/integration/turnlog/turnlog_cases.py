@@ -32,8 +32,8 @@ BUNDLE = "5a" * 32
 PATIENCE = 20.0
 """Seconds after which a wait has failed; no test waits for them."""
 
-SETTINGS = TurnLogSettings(lease=600.0, heartbeat=60.0, dispatch_block=0.02)
-"""Leases that never run out by themselves: a test ends them (``expire``)."""
+SETTINGS = TurnLogSettings(lease=600.0, heartbeat=60.0, slots_lease=600.0, dispatch_block=0.02)
+"""Leases that never run out by themselves: a test ends them (``expire``). Nor do slots: none repeats them."""
 
 
 class HandClock:

@@ -45,10 +45,10 @@ class Conversation:
             async for event in turn:
                 ...
 
-    One question is open at a time; answers may overlap with the next question. If the call breaks, questions
-    that are not safe in the server's log are said again, and answers go on by ``Resume``, each in its own
-    stream. If it breaks while nothing is said, the next turn opens it again. The call itself has no deadline:
-    its parts have, ``Patience.call_seconds`` to be let in and ``answer_seconds`` for each answer.
+    One question is open at a time; its first sound silences what is still answered. If the call breaks,
+    questions that are not safe in the server's log are said again, and answers go on by ``Resume``, each in
+    its own stream. If it breaks while nothing is said, the next turn opens it again. The call itself has no
+    deadline: its parts have, ``Patience.call_seconds`` to be let in and ``answer_seconds`` for each answer.
 
     Raises, when entered and by ``turn.push`` and the turn's stream:
         AqaaError: the conversation cannot be had; Unavailable or CapacityError after all attempts.
@@ -116,7 +116,7 @@ class Conversation:
         options: TurnOptions = DEFAULT_OPTIONS,
         player: Player | None = None,
     ) -> Turn:
-        """A question begins. A turn that still plays goes on, until it is cancelled.
+        """A question begins. Its first sound is a barge-in: an answer that is not over ends as CANCELLED.
 
         ``player``: asked up to four times a second how far it is, until it has played all or the turn is
         cancelled; the server then paces the answer by it, and knows what was heard.

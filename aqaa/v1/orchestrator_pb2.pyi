@@ -180,7 +180,9 @@ class ConverseRequest(_message.Message):
 
     @_builtins.property
     def turn(self) -> Global___OpenTurn:
-        """A question begins. A turn that still plays goes on, until it is cancelled."""
+        """A question begins. With its first sound earlier turns of the session that are still answered end, as by
+        cancel without played_samples: new speech is a barge-in.
+        """
 
     @_builtins.property
     def audio(self) -> _audio_pb2.QuestionAudio:

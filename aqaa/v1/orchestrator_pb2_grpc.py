@@ -85,7 +85,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Converse(self, request_iterator, context):
-        """A conversation of many turns: questions while they are spoken, answers while they are made, and both at once.
+        """A conversation of many turns: questions while they are spoken, answers while they are made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class OrchestratorServiceStub:
     Ask: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.AskRequest, _orchestrator_pb2.AskResponse]
     """One question, whole, and its answer as it is made."""
     Converse: _grpc.StreamStreamMultiCallable[_orchestrator_pb2.ConverseRequest, _orchestrator_pb2.ConverseResponse]
-    """A conversation of many turns: questions while they are spoken, answers while they are made, and both at once."""
+    """A conversation of many turns: questions while they are spoken, answers while they are made."""
     Resume: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.ResumeRequest, _orchestrator_pb2.ResumeResponse]
     """Goes on with a turn whose stream broke, on any replica. The call that had it before ends with SUPERSEDED."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRequest, _orchestrator_pb2.CancelResponse]
@@ -62,7 +62,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     Ask: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.AskRequest, _orchestrator_pb2.AskResponse]  # type: ignore[assignment]
     """One question, whole, and its answer as it is made."""
     Converse: _aio.StreamStreamMultiCallable[_orchestrator_pb2.ConverseRequest, _orchestrator_pb2.ConverseResponse]  # type: ignore[assignment]
-    """A conversation of many turns: questions while they are spoken, answers while they are made, and both at once."""
+    """A conversation of many turns: questions while they are spoken, answers while they are made."""
     Resume: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.ResumeRequest, _orchestrator_pb2.ResumeResponse]  # type: ignore[assignment]
     """Goes on with a turn whose stream broke, on any replica. The call that had it before ends with SUPERSEDED."""
     Cancel: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRequest, _orchestrator_pb2.CancelResponse]  # type: ignore[assignment]
@@ -93,7 +93,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_orchestrator_pb2.ConverseRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.ConverseResponse], _abc.AsyncIterator[_orchestrator_pb2.ConverseResponse]]:
-        """A conversation of many turns: questions while they are spoken, answers while they are made, and both at once."""
+        """A conversation of many turns: questions while they are spoken, answers while they are made."""
 
     @_abc_1.abstractmethod
     def Resume(

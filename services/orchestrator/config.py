@@ -67,7 +67,7 @@ class OrchestratorSettings(ServiceSettings):
     )
     outbox: int = Field(16, ge=1, le=1024, description="events that wait for a slow caller")
     turns_per_conversation: int = Field(
-        4, ge=1, le=64, description="turns of a conversation that live at once"
+        4, ge=1, le=64, description="turns of a conversation whose end is not told yet"
     )
     replay: bool = Field(False, description="whether owners may hear ended turns once more")
     lease_seconds: float = Field(5.0, ge=0.2, le=60, description="how long a silent process keeps its turns")

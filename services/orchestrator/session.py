@@ -1,6 +1,7 @@
 """What is kept of turns: how each stands, and the history that the next one knows."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from aqaa.errors import AqaaError, NotFound
 from aqaa.turnlog import Phase, Session, SpokenSegment, Stream, TurnLog, TurnRef, TurnState, heard, read_all
@@ -75,6 +76,15 @@ class Book:
                 return history
             turns = turns[1:]
         return History()
+
+    async def live(self, tenant: str, session: str, caller: str, *, before: str) -> list[str]:
+        """Turns of a session, older than the turn ``before``, of which it is not known that they are over."""
+        try:
+            found = await self._log.sessions.get(self._log.session(tenant, session), caller)
+        except NotFound:  # nothing was said in it yet
+            return []
+        older = takewhile(lambda kept: kept.turn_id != before, found.turns)
+        return [kept.turn_id for kept in older if kept.phase != TurnPhase.TURN_PHASE_ENDED]
 
     async def remember(self, turn: TurnRef, caller: str, summary: TurnSummary) -> None:
         """Keeps a summary; final once its phase is ENDED."""

@@ -1,12 +1,23 @@
-"""A conversation: questions while they are spoken, answers while they are made, both at once."""
+"""A conversation: questions while they are spoken, answers while they are made; who speaks silences them."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
-from aqaa.errors import AqaaError, CapacityError, Deadline, Draining, InvalidAudio, InvalidRequest, NotFound
+from aqaa.errors import (
+    AqaaError,
+    CapacityError,
+    Deadline,
+    Draining,
+    InvalidAudio,
+    InvalidRequest,
+    LogDiverged,
+    NotFound,
+)
 from aqaa.rpc.caller import Caller
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.log import traceback_of
+from aqaa.turnlog import TurnRef
 from aqaa.v1.orchestrator_pb2 import (
     ConversationOpened,
     ConverseRequest,
@@ -51,7 +62,6 @@ class Conversation:
         self._caller = caller
         self._ends = None if seconds is None else front.shared.clock.now() + seconds
         self._session_id = ""
-        self._new_session = True
         self._open: _Open | None = None
         self._turns: dict[str, FrontTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +115,6 @@ class Conversation:
         self._session_id = step.open.session_id
         if self._session_id:
             await self._front.session(self._caller, self._session_id)
-            self._new_session = False
         else:
             self._session_id = self._shared.log.new_turn(self._caller.tenant).session
         await self._outbox.put(ConverseResponse(opened=ConversationOpened(session_id=self._session_id)))
@@ -182,11 +191,14 @@ class Conversation:
         options, request_id = current.opening.options, current.opening.request_id
         asked = Asked(self._caller, "", request_id, options, self._left())
         try:
+            named = await self._front.turn_of(asked, fresh)
+            silenced = await self._silence(named)
             if len(self._tasks) >= self._shared.settings.turns_per_conversation:
-                raise CapacityError(f"{len(self._tasks)} turns of this conversation are live, cancel one")
+                raise CapacityError(f"{len(self._tasks)} turns of this conversation are still to be told")
             for turn in self._turns.values():
-                await turn.remember()
-            opened = await self._front.open(asked, current.question, self._send, fresh)
+                if turn.turn.turn_id not in silenced:
+                    await turn.remember()
+            opened = await self._front.open(asked, named, current.question, self._send)
         except AqaaError as error:
             current.failed = True
             await self._fail(fresh.turn_id, error, resumable=False)
@@ -202,6 +214,15 @@ class Conversation:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: turn.leave())
+
+    async def _silence(self, speaking: TurnRef) -> list[str]:
+        """New speech is a barge-in: what of the session was asked before it and is still answered ends."""
+        tenant, caller = self._caller.tenant, str(self._caller)
+        live = await self._front.book.live(tenant, self._session_id, caller, before=speaking.turn_id)
+        for turn_id in live:
+            with suppress(LogDiverged):  # it has ended, only what was heard of it cannot be told
+                await self._cancel(turn_id, None)
+        return live
 
     def _left(self) -> float | None:
         return None if self._ends is None else max(0.0, self._ends - self._shared.clock.now())

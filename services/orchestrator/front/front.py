@@ -87,29 +87,33 @@ class Front:
         question = Question(shared, audio_format)
         question.add(pcm)
         question.commit(len(pcm))
-        turn = await self.open(asked, question, send)
-        if turn is not None:
-            turn.telling.asked_at = shared.clock.now()
-            await turn.run(shared.stages.facts.sample_rate_hz)
+        told = await self.open(asked, await self.turn_of(asked), question, send)
+        if told is not None:
+            told.telling.asked_at = shared.clock.now()
+            await told.run(shared.stages.facts.sample_rate_hz)
 
-    async def open(
-        self, asked: Asked, question: Question, send: Send, fresh: TurnRef | None = None
-    ) -> FrontTurn | None:
-        """The turn of a question whose first sound is accepted: a new one, or that of a repeated request.
-
-        None if that one has ended, and its end was told. Raises CapacityError, NotFound, Unavailable …
-        """
+    async def turn_of(self, asked: Asked, fresh: TurnRef | None = None) -> TurnRef:
+        """The turn that a question is for: a new one, or that of a repeated request. Raises NotFound …"""
         if self.draining.is_set():
             raise Draining("this replica is shutting down, ask again: another will answer")
-        shared, caller = self.shared, str(asked.caller)
-        facts = shared.stages.facts
+        log, caller, tenant = self.shared.log, str(asked.caller), asked.caller.tenant
         if asked.session_id:
-            await shared.log.sessions.get(shared.log.session(asked.caller.tenant, asked.session_id), caller)
-        turn = fresh or shared.log.new_turn(asked.caller.tenant, asked.session_id)
+            await log.sessions.get(log.session(tenant, asked.session_id), caller)
+        turn = fresh or log.new_turn(tenant, asked.session_id)
         if asked.request_id:
-            turn = await shared.log.sessions.attach(caller, asked.request_id, turn)
+            turn = await log.sessions.attach(caller, asked.request_id, turn)
             if asked.session_id and turn.session != asked.session_id:
                 raise InvalidRequest(f"request_id has opened a turn of session {turn.session} before")
+        return turn
+
+    async def open(self, asked: Asked, turn: TurnRef, question: Question, send: Send) -> FrontTurn | None:
+        """The turn of a question whose first sound is accepted, as ``turn_of`` named it.
+
+        None if it has ended before, and its end was told. Raises CapacityError, Unavailable …
+        """
+        shared, caller = self.shared, str(asked.caller)
+        facts = shared.stages.facts
+        if asked.request_id:
             try:
                 await shared.log.state(turn, caller)
                 return await self._again(turn, caller, question, send)

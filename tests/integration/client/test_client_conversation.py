@@ -220,6 +220,19 @@ async def test_barge_in_silences_the_answer_and_the_next_question_follows():
 
 
 @in_loop
+async def test_an_answer_that_newer_speech_has_ended_is_over():
+    async with conversing(hold=8) as (served, conversation):
+        turn = await said(conversation)
+        for _ in range(7):
+            await anext(turn)
+        served.orchestrator.cancelled.set()
+        served.orchestrator.go.set()
+        *_, last = [event async for event in turn]
+        assert last.reason is EndReason.CANCELLED
+        assert served.orchestrator.named("Resume") == []
+
+
+@in_loop
 async def test_a_turn_that_the_server_never_heard_of_is_cancelled_at_once():
     async with conversing() as (served, conversation):
         turn = await conversation.turn()

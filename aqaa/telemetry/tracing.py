@@ -1,11 +1,12 @@
 """Traces: span names, a tracer for each service, and the traceparent that joins its spans to the caller's.
 
 A turn lies in the trace of the call that asked it. gRPC calls carry its traceparent as metadata; the turn log
-carries it in the turn's spec, so that each runner that has the turn, one after another, goes on in it.
+carries it in the turn's spec, so that each runner that has the turn, one after another, goes on in it. A pass
+through a model serves several calls at once: its span lies in none of their traces and links to each.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,10 +17,17 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    ParentBased,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import AttributeValue
+from opentelemetry.trace.span import TraceState
+from opentelemetry.util.types import Attributes, AttributeValue
 
 from aqaa.telemetry.log import FIELDS
 
@@ -45,6 +53,26 @@ UNRECORDED: Final = f"00-{'f' * 32}-{'f' * 16}-00"
 
 CLOSE_SECONDS: Final = 2.0
 """For the last spans of a process: a collector that is away shall not hold up its end."""
+
+
+class _Recorded(TraceIdRatioBased):
+    """Records a share of the traces begun here; of those that serve calls, the ones of a recorded call."""
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        if not links:
+            return super().should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        serves = any(link.context.trace_flags.sampled for link in links)
+        decided = ALWAYS_ON if serves else ALWAYS_OFF
+        return decided.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,7 @@ class Tracing:
         """
         provider = TracerProvider(
             resource=Resource.create({"service.name": f"aqaa-{service}"}),
-            sampler=ParentBased(TraceIdRatioBased(ratio)),
+            sampler=ParentBased(_Recorded(ratio)),
             shutdown_on_exit=False,
         )
         exporter: SpanExporter | None = None
@@ -91,10 +119,17 @@ class Tracing:
 
     @contextmanager
     def span(
-        self, name: SpanName, *, traceparent: str | None = None, **attributes: AttributeValue
+        self,
+        name: SpanName,
+        serves: Iterable[SpanContext] = (),
+        /,
+        *,
+        traceparent: str | None = None,
+        **attributes: AttributeValue,
     ) -> Iterator[Span]:
         """A span that is current inside; a child of the current one, or of ``traceparent``.
 
+        ``serves``: calls that it is linked to; without a parent it is recorded where one of them is.
         Attributes have the names of log fields, for the same reason: what has no name here is not recorded.
         An error is recorded by its kind alone.
 
@@ -103,7 +138,12 @@ class Tracing:
         """
         parent = context_from(traceparent) if traceparent is not None else None
         with self.tracer.start_as_current_span(
-            name, parent, attributes=named(attributes), record_exception=False, set_status_on_exception=False
+            name,
+            parent,
+            attributes=named(attributes),
+            links=[Link(call) for call in serves],
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             try:
                 yield span
@@ -133,6 +173,11 @@ def traceparent_of(span: Span | None = None) -> str | None:
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier, None if span is None else trace.set_span_in_context(span))
     return carrier.get(_KEY)
+
+
+def current_call() -> SpanContext:
+    """The current span, for one that serves it elsewhere to link to."""
+    return trace.get_current_span().get_span_context()
 
 
 def context_from(traceparent: str | None) -> Context:

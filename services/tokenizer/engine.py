@@ -15,7 +15,7 @@ from aqaa.engine.tokenizer import Groups, Level, Tokenizer
 from aqaa.errors import AqaaError, InvalidAudio
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Metrics
-from aqaa.telemetry.tracing import SpanName, Tracing
+from aqaa.telemetry.tracing import SpanName, Tracing, current_call
 
 _WARM_UP_SECONDS = 1.2  # of sound: more than a hop with what it looks ahead
 _MOST_MADE = 64  # hops whose groups may wait to be taken
@@ -37,6 +37,7 @@ class Hearing(Session[bytes | None, Groups]):
     def __init__(self, engine: "TokenizerEngine", form: Format, *, ahead: float, stall: float) -> None:
         super().__init__(engine.thread, room=ahead, most_made=_MOST_MADE, stall_seconds=stall)
         self.form = form
+        self.call = current_call()
         self.stream = engine.tokenizer.stream(form.level)
         self._resampler = StreamResampler(form.sample_rate, engine.tokenizer.sample_rate)
 
@@ -130,7 +131,8 @@ class TokenizerEngine:
         groups: dict[Hearing, Groups] = {}
         if due:
             streams = [hearing.stream for hearing in due]
-            with self._tracing.span(SpanName.TOKENIZE, batch=len(due)):
+            calls = [hearing.call for hearing in due]
+            with self._tracing.span(SpanName.TOKENIZE, calls, batch=len(due)):
                 found = self.tokenizer.advance(streams, sizes=self.sizes, watch=self._watch)
             groups = dict(zip(due, found, strict=True))
         return [self._outcome(hearing, groups.get(hearing), faults.get(hearing)) for hearing in hearings]

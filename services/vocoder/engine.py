@@ -14,7 +14,7 @@ from aqaa.engine.vocoder import PcmChunk, Vocoder, VocoderStream
 from aqaa.engine.vocoder.parts import Codes
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Metrics
-from aqaa.telemetry.tracing import SpanName, Tracing
+from aqaa.telemetry.tracing import SpanName, Tracing, current_call
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Speaking(Session[Step, Sound | Done]):
             most_made=limits.ready_pieces,
             stall_seconds=limits.stall_seconds,
         )
+        self.call = current_call()
         self._engine = engine
         self._segments: deque[Begin] = deque()
         self._closed = False
@@ -199,7 +200,8 @@ class VocoderEngine:
     ) -> list[Outcome[Sound | Done]]:
         began = self.clock()
         streams = [speaking.current.stream for speaking in speakings]
-        with self._tracing.span(SpanName.TILE, batch=len(streams)):
+        calls = [speaking.call for speaking in speakings]
+        with self._tracing.span(SpanName.TILE, calls, batch=len(streams)):
             chunks = self.vocoder.advance(streams, sizes=self.sizes, watch=self._watch)
         samples = sum(len(chunk.pcm) for own in chunks for chunk in own)
         if samples:

@@ -12,7 +12,14 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aqaa.telemetry.tracing import UNRECORDED, SpanName, Tracing, context_from, traceparent_of
+from aqaa.telemetry.tracing import (
+    UNRECORDED,
+    SpanName,
+    Tracing,
+    context_from,
+    current_call,
+    traceparent_of,
+)
 
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -78,6 +85,25 @@ def test_a_ratio_of_nothing_records_nothing_but_what_a_caller_asked_for():
     with tracing.span(SpanName.DECODE, traceparent=SENT):
         pass
     assert [span.parent.span_id for span in spans.get_finished_spans()] == [0xB7AD6B7169203331]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("flags", "recorded"), [(("01", "01"), True), (("01", "00"), True), (("00",), False)]
+)
+def test_who_serves_several_calls_is_linked_to_each_and_recorded_where_one_of_them_is(ratio, flags, recorded):
+    spans = InMemorySpanExporter()
+    tracing = Tracing.open("vocoder", ratio=ratio, processor=SimpleSpanProcessor(spans))
+    calls = []
+    for number, flag in enumerate(flags):
+        with tracing.span(SpanName.RUN, traceparent=f"00-{number + 1:032x}-b7ad6b7169203331-{flag}"):
+            calls.append(current_call())
+    spans.clear()
+    with tracing.span(SpanName.TILE, calls):
+        pass
+    found = spans.get_finished_spans()
+    assert len(found) == recorded
+    assert all([link.context for link in tile.links] == calls and tile.parent is None for tile in found)
 
 
 def test_without_an_endpoint_nothing_is_sent_and_the_trace_goes_on():

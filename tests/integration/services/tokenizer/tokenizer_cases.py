@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from opentelemetry.sdk.trace import SpanProcessor
 from prometheus_client import CollectorRegistry
 
 from aqaa.audio.pcm import from_bytes
@@ -65,14 +66,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
+async def served(spans: SpanProcessor | None = None) -> AsyncIterator[Served]:
     settings = TokenizerSettings(profile="development", bundle=BUNDLE, max_batch=4, max_streams=PLACES)
     metrics = Metrics(CollectorRegistry(), catalogue.RPC, catalogue.TOKENIZER)
+    tracing = Tracing.open("tokenizer", processor=spans)
     log = make_log("tokenizer", file=io.StringIO(), strict=True)
     bundle = Bundle.open(BUNDLE)
-    service = Service.of(
-        settings, bundle, Tokenizer.load(bundle), log=log, metrics=metrics, tracing=Tracing.open("tokenizer")
-    )
+    service = Service.of(settings, bundle, Tokenizer.load(bundle), log=log, metrics=metrics, tracing=tracing)
     async with service.engine, service.server:
         early = service.server.is_ready
         await service.engine.warm_up()

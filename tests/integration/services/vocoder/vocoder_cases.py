@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from opentelemetry.sdk.trace import SpanProcessor
 from prometheus_client import CollectorRegistry
 
 from aqaa.bundle import Bundle
@@ -61,12 +62,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
+async def served(spans: SpanProcessor | None = None) -> AsyncIterator[Served]:
     settings = VocoderSettings(profile="development", bundle=BUNDLE, max_streams=PLACES, ready_pieces=1)
     metrics = Metrics(CollectorRegistry(), catalogue.RPC, catalogue.VOCODER)
+    tracing = Tracing.open("vocoder", processor=spans)
     log = make_log("vocoder", file=io.StringIO(), strict=True)
     vocoder = Vocoder.load(Bundle.open(BUNDLE))
-    service = Service.of(settings, vocoder, log=log, metrics=metrics, tracing=Tracing.open("vocoder"))
+    service = Service.of(settings, vocoder, log=log, metrics=metrics, tracing=tracing)
     async with service.engine, service.server:
         early = service.server.is_ready
         await service.engine.warm_up()

@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 QUESTION ?= examples/question.wav
 COVERAGE ?= 90# per cent of aqaa that the tests must reach
 WORKERS ?= 2# test processes, each with one thread
+FAULTS ?= --kills 200 --others 6# what `make faults` does: docs/operations/faults.md
 
 # What each command installs besides the client's dependencies.
 demo_extras := models,serve
@@ -48,7 +49,7 @@ bench: $(VENV)/.ready-bench ## reproduce the figures of speed
 
 .PHONY: faults
 faults: $(VENV)/.ready-test ## shoot processes in the middle of turns, and say what became of each turn
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 200 --others 6
+	OMP_NUM_THREADS=1 GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.faults $(FAULTS)
 
 .PHONY: protos
 protos: $(VENV)/.ready-test ## make aqaa/v1 again from protos/

@@ -105,6 +105,8 @@ class Caller:
         self.position: Position | None = None
         """Behind what was heard; None before the turn is open. Where there is one, ``run`` goes on there."""
         self.resumed = 0
+        self.over = False
+        """Nothing comes any more."""
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
@@ -156,6 +158,7 @@ class Caller:
                     return
                 event = coming.result()
                 if event is None:
+                    self.over = True
                     return
                 self.heard.note(event)
                 self.position, self.resumed = answer.position, answer.resumed

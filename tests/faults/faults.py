@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from tests.faults.caller import TENANT, Caller, Phase
@@ -12,6 +12,17 @@ from tests.faults.processes import Process
 from tests.faults.stack import ROLES, STAGES, Stack
 from tests.faults.store import is_open, until
 
+HOLDERS: dict[Phase, tuple[str, ...]] = {
+    Phase.QUESTION: ("front", "runner", "tokenizer", "llm"),
+    Phase.DISPATCH: ("front", "tokenizer"),
+    Phase.COMMIT: ("front", "runner", "llm"),
+    Phase.TEXT: ("front", "runner", "llm", "vocoder"),
+    Phase.AUDIO: ("front", "runner", "llm", "vocoder"),
+    Phase.END: ("front", "vocoder"),
+}
+"""Who works for the turn in each phase. A kill of another role hits a process that is idle, by nature."""
+HOLDER_SECONDS = 2.0
+"""Waited for a role that is about to have the turn, or had it shortly before its metrics were read."""
 REPLICA_BEHIND = 0.5
 STORE_PAUSE = 2.0
 
@@ -21,6 +32,7 @@ class Scene:
     """One turn of one caller, and what may be done to it.
 
     told   what is noted about it, for the report
+    held   whether the process that it happens to works for the turn; None where it happens to none
     heir   a second caller that goes on with the turn, if there is one
     """
 
@@ -29,14 +41,29 @@ class Scene:
     phase: Phase
     rng: random.Random
     told: list[str] = field(default_factory=list)
+    held: bool | None = None
     heir: Caller | None = None
     also: list["asyncio.Task[None]"] = field(default_factory=list)
     """Must have ended before one looks for what is left over."""
 
     async def victim(self, role: str) -> Process:
-        """Whoever has the turn; where nobody has, one of them."""
-        stopped = self.phase is Phase.DISPATCH and role == "runner"  # nobody has it, and none would say so
-        found = None if stopped else await self.stack.holding(role)
+        """Whoever has the turn; where nobody has, one of them.
+
+        Where the phase lets the role have it, waits for it a while, or until the turn is over.
+        """
+        found: Process | None = None
+
+        async def settled() -> bool:
+            nonlocal found
+            found = await self.stack.holding(role)
+            return found is not None or self.caller.over
+
+        if role in HOLDERS[self.phase]:
+            with suppress(TimeoutError):
+                await until(settled, HOLDER_SECONDS)
+        elif self.phase is not Phase.DISPATCH or role != "runner":  # stopped ones would not say
+            await settled()
+        self.held = found is not None
         self.told.append(f"{role} {'has the turn' if found else 'is idle'}")
         return found or self.rng.choice(self.stack.processes[role])
 
@@ -142,6 +169,11 @@ OTHERS: dict[str, Fault] = {
 }
 
 FAULTS = KILLS | OTHERS
+
+
+def role_of(fault: str) -> str:
+    """The role of a kill; the name of any other fault."""
+    return fault.partition("-SIG")[0]
 
 
 async def prepare(name: str, stack: Stack) -> None:

@@ -1,13 +1,14 @@
 """What became of a turn, and the table of many: phase × process × outcome."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from aqaa.errors import AqaaError, CapacityError, Deadline, LogDiverged, LogLost, Stalled, Unavailable
 from tests.faults.caller import Heard, Phase
-from tests.faults.faults import FAULTS
+from tests.faults.faults import FAULTS, role_of
 
 MEANT = (Unavailable, CapacityError, Stalled, Deadline, LogLost, LogDiverged)
 """What a caller may be told who did nothing wrong."""
@@ -70,16 +71,33 @@ def _difference(given: bytes, expected: bytes) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """One turn of the drill. ``leaks``: what was still held afterwards."""
+    """One turn of the drill.
+
+    held   whether the process that it happened to worked for the turn; None where it happened to none
+    leaks  what was still held afterwards
+    """
 
     phase: str
     fault: str
     seed: int
     verdict: Verdict
     seconds: float
+    held: bool | None = None
     resumed: int = 0
     told: Sequence[str] = ()
     leaks: Sequence[str] = ()
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Result":
+        """Raises ValueError or TypeError for anything else."""
+        fields = json.loads(line)
+        verdict = fields.pop("verdict")
+        outcome = Outcome(verdict.pop("outcome"))
+        return cls(verdict=Verdict(outcome, **verdict), **fields)
 
     @property
     def good(self) -> bool:
@@ -115,10 +133,10 @@ class Table:
         return bad
 
     def __str__(self) -> str:
-        rows = [("phase", "happened to", "turns", "same PCM", "typed error", "wrong", "left over")]
+        rows = [("phase", "happened to", "turns", "held it", "same PCM", "typed error", "wrong", "left over")]
         groups: dict[tuple[str, str], list[Result]] = {}
         for result in sorted(self.results, key=_place):
-            groups.setdefault((result.phase, _whom(result.fault)), []).append(result)
+            groups.setdefault((result.phase, role_of(result.fault)), []).append(result)
         for (phase, whom), results in [*groups.items(), (("all", ""), self.results)]:
             by = {outcome: [r for r in results if r.verdict.outcome is outcome] for outcome in Outcome}
             rows.append(
@@ -126,6 +144,7 @@ class Table:
                     phase,
                     whom,
                     str(len(results)),
+                    _held(results),
                     str(len(by[Outcome.SAME])),
                     _counted(by[Outcome.ERROR]),
                     _counted(by[Outcome.WRONG]),
@@ -142,9 +161,10 @@ def _place(result: Result) -> tuple[int, int]:
     return list(Phase).index(Phase(result.phase)), list(FAULTS).index(result.fault)
 
 
-def _whom(fault: str) -> str:
-    """The process of a kill, whatever its signal; other faults have a row each."""
-    return fault.partition("-SIG")[0]
+def _held(results: Sequence[Result]) -> str:
+    """How many hit a process that worked for the turn, of those that hit a process at all."""
+    hits = [result.held for result in results if result.held is not None]
+    return f"{sum(hits)} of {len(hits)}" if hits else "-"
 
 
 def _counted(results: Sequence[Result]) -> str:

@@ -1,16 +1,19 @@
 """What counts as lost, doubled or wrong; how kills are spread; what makes the whole fail."""
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 
 from aqaa.client import EndReason, Manifest
 from aqaa.errors import AqaaError, CapacityError, DeliveryBroken, InvalidRequest, LogDiverged, Unavailable
+from tests.faults.__main__ import arguments, chosen, main, reported
 from tests.faults.caller import Heard, Phase
-from tests.faults.drill import Case, spread
-from tests.faults.faults import KILLS, OTHERS
+from tests.faults.drill import Case, spread, undone
+from tests.faults.faults import HOLDERS, KILLS, OTHERS, role_of
 from tests.faults.outcomes import Outcome, Result, Table, Verdict, judge
 from tests.faults.stack import ROLES
 
@@ -72,10 +75,47 @@ def test_kills_are_spread_over_phases_processes_and_signals():
     kills = [case for case in cases if case.fault in KILLS]
     assert len(kills) == 200
     assert min(Counter(case.phase for case in kills).values()) >= 10
+    at_work = [case for case in kills if role_of(case.fault) in HOLDERS[case.phase]]
+    assert len(at_work) / len(kills) > 0.85
+    assert min(Counter((case.phase, case.fault) for case in at_work).values()) >= 4
     assert {(case.phase, case.fault) for case in kills} == {(p, f) for p in Phase for f in KILLS}
     assert {fault.rpartition("-")[0] for fault in KILLS} == set(ROLES)
     assert Counter(case.fault for case in cases if case.fault in OTHERS) == dict.fromkeys(OTHERS, 2)
     assert spread(200, 2, seed=1) == cases != spread(200, 2, seed=2)
+
+
+def test_few_kills_are_of_processes_that_are_at_work():
+    assert all(role_of(case.fault) in HOLDERS[case.phase] for case in spread(20, 0, seed=3))
+
+
+def done(cases):
+    return [Result(case.phase, case.fault, case.seed, SAME, 1.0) for case in cases]
+
+
+def test_parts_add_up_to_the_whole_and_what_is_reported_is_not_done_again():
+    whole = chosen(arguments(["--kills", "7", "--others", "1"]))
+    parts = [chosen(arguments(["--kills", "7", "--others", "1", "--part", f"{k}/3"])) for k in (1, 2, 3)]
+    assert sorted(chain(*parts), key=whole.index) == whole
+    assert undone(whole, done(parts[0] + parts[2])) == parts[1]
+    twice = chosen(arguments(["--case", "audio/llm-SIGKILL", "--times", "3"]))
+    assert undone(twice, done(twice[:1])) == twice[1:]
+    for part in ("0/2", "3/2", "2"):
+        with pytest.raises(SystemExit):
+            arguments(["--part", part])
+
+
+def test_a_report_gives_its_results_back(tmp_path, capsys):
+    leaking = Result(
+        "end", "log-cut", 7, Verdict(Outcome.ERROR, "CAPACITY", "full"), 2.5, None, 1, ("é",), ("a key",)
+    )
+    results = [[result(held=True), leaking], [result(held=False)]]
+    paths = [tmp_path / "one", tmp_path / "two"]
+    for path, lines in zip(paths, results, strict=True):
+        path.write_text("".join(line.to_json() + "\n" for line in lines))
+    assert [str(found) for found in reported(paths)] == [str(line) for lines in results for line in lines]
+    assert asyncio.run(main(arguments(["--tally", *map(str, paths)]))) == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["all", "3", "1", "of", "2", "2", "1", "CAPACITY", "0", "1"] in rows
 
 
 def test_a_case_is_named_so_that_it_can_be_done_again():
@@ -88,8 +128,8 @@ def test_a_case_is_named_so_that_it_can_be_done_again():
 SAME = Verdict(Outcome.SAME)
 
 
-def result(verdict=SAME, leaks=()):
-    return Result("audio", "llm-SIGKILL", 5, verdict, 1.0, leaks=leaks)
+def result(verdict=SAME, leaks=(), held=None):
+    return Result("audio", "llm-SIGKILL", 5, verdict, 1.0, held, leaks=leaks)
 
 
 def test_a_table_fails_for_anything_wrong_or_left_over_and_for_too_many_errors():
@@ -105,4 +145,6 @@ def test_a_table_fails_for_anything_wrong_or_left_over_and_for_too_many_errors()
 
 def test_a_table_counts_by_phase_and_process():
     table = str(Table([result(), result(Verdict(Outcome.ERROR, "CAPACITY"), ["a key"])]))
-    assert table.splitlines()[1].split() == ["audio", "llm", "2", "1", "1", "CAPACITY", "0", "1"]
+    assert table.splitlines()[1].split() == ["audio", "llm", "2", "-", "1", "1", "CAPACITY", "0", "1"]
+    table = str(Table([result(held=True), result(held=False), result(held=True)]))
+    assert table.splitlines()[1].split()[3:6] == ["2", "of", "3"]

@@ -23,52 +23,12 @@ from turnlog_cases import (
     turn_log,
 )
 from turnlog_rules import ON_A_CLUSTER, RULES
-from turnlog_servers import VALKEY, Server
+from turnlog_servers import Server, cluster, node_id, settled
 
 from aqaa.errors import LogDiverged, Superseded
 from aqaa.turnlog import Appender, Consumer, Role, Stream, Tenure, post, read_all
 
-SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
-OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
-           "--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0")  # fmt: skip
 CLUSTER = replace(SETTINGS, call_timeout=30.0)
-
-
-async def settled(met) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not met():
-            await asyncio.sleep(0.02)
-
-
-def info(node: Server) -> bytes:
-    return node.ask("CLUSTER", "INFO")
-
-
-@contextlib.asynccontextmanager
-async def cluster(tmp_path, replicas: int = 0):
-    """Three masters, and so many replicas of the first."""
-    nodes: list[Server] = []
-    try:
-        nodes.extend(Server(VALKEY, tmp_path / f"node-{i}", *OPTIONS) for i in range(3 + replicas))
-        for node, (first, last) in zip(nodes, SLOTS, strict=False):
-            assert node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == b"+OK\r\n"
-        for i, node in enumerate(nodes):
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(i + 1))
-        for node in nodes[1:]:
-            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port))
-        known = f"cluster_known_nodes:{len(nodes)}\r\n".encode()
-        await settled(lambda: all(b"cluster_state:ok" in info(n) and known in info(n) for n in nodes))
-        for node in nodes[3:]:
-            assert node.ask("CLUSTER", "REPLICATE", node_id(nodes[0])) == b"+OK\r\n"
-            await settled(lambda node=node: b"master_link_status:up" in node.ask("INFO", "replication"))
-        yield nodes
-    finally:
-        for node in nodes:
-            node.kill()
-
-
-def node_id(node: Server) -> str:
-    return node.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()
 
 
 def replicated(replica: Server, stream: str) -> int:

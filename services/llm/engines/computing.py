@@ -308,6 +308,8 @@ def _request(work: Work) -> Request:
 def _decoded(work: Work, before: int) -> int:
     """Answer rows that a step has computed for a work which had ``before`` rows."""
     request = work.request
-    if request is None or request.prompt_length is None or request.computed < before:
+    if request is None or request.prompt_length is None:
         return 0
-    return max(0, request.computed - max(before, request.prompt_length + request.resumed))
+    # who has finished has no slot any more; only the id that was written last was never computed
+    computed = len(request.ids) - 1 if work.finished else request.computed
+    return max(0, computed - max(before, request.prompt_length + request.resumed))

@@ -120,10 +120,12 @@ async def test_a_drain_hands_over_lets_streams_finish_and_refuses_new_calls():
 
         serving_task = asyncio.create_task(served.server.until_stopped(drain=hand_over))
         await asyncio.sleep(0)  # until it waits
+        assert served.sample("aqaa_draining") == 0
         os.kill(os.getpid(), signal.SIGTERM)
 
         assert (await watcher.read()).status == NOT_SERVING
         assert await given == served.server._settings.drain_seconds
+        assert served.sample("aqaa_draining") == 1
         with pytest.raises(errors.Draining), typed_errors():
             await served.stub.Tokenize(REQUEST)
 

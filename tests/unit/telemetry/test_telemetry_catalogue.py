@@ -1,6 +1,7 @@
 """The catalogue of metrics is a contract: names, units, labels and buckets."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -8,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Counter, Gauge, Histogram, Metric, Metrics
 
+ROOT = Path(__file__).parents[3]
 IDS = [metric.name for metric in catalogue.ALL]
 
 
@@ -40,6 +42,26 @@ def test_all_parts_fit_into_one_registry_under_the_names_of_the_catalogue():
         re.findall(r"^# TYPE (\S+) (?:counter|gauge|histogram)$", generate_latest(registry).decode(), re.M)
     )
     assert {name for name in shown if not name.endswith("_created")} == set(IDS)
+
+
+def sources(*folders: str) -> str:
+    """All Python of these folders but the catalogue's own."""
+    own = {ROOT / "aqaa" / "telemetry" / "catalogue.py", Path(__file__)}
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if path not in own]
+    return "\n".join(path.read_text("utf-8") for path in paths)
+
+
+def test_every_metric_is_set_by_the_code_and_looked_at_by_a_test():
+    constants = {metric: name for name, metric in vars(catalogue).items() if isinstance(metric, Metric)}
+    code, tests = sources("aqaa", "services"), sources("tests")
+    unset = [metric.name for metric, name in constants.items() if f"[catalogue.{name}]" not in code]
+    assert not unset
+    unseen = [
+        metric.name
+        for metric, name in constants.items()
+        if not re.search(rf"\bcatalogue\.{name}\b|\b{metric.name}(_bucket|_sum|_count)?\b", tests)
+    ]
+    assert not unseen
 
 
 def test_a_service_has_its_own_metrics_and_no_others():

@@ -110,6 +110,28 @@ def test_signals_at_once_share_passes_and_keep_their_tokens(runner, tokens):
     assert sessions / passes > 1 or tokens.service.engine.sizes == (1,)
 
 
+def test_a_signals_groups_passes_and_waits_are_counted(runner, tokens):
+    def counted():
+        steps = {
+            network: tokens.value("aqaa_tokenizer_step_seconds_count", network=network)
+            for network in ("linguistic", "semantic")
+        }
+        names = (
+            "aqaa_tokenizer_groups_total",
+            "aqaa_tokenizer_batch_count",
+            "aqaa_tokenizer_queue_seconds_count",
+        )
+        return steps, [tokens.value(name) for name in names]
+
+    steps, (groups, passes, waits) = counted()
+    found = runner.run(tokenized(tokens, noise(1.1), [0.5]))
+    more, (groups_then, passes_then, waits_then) = counted()
+    assert groups_then - groups == len(found)
+    assert waits_then > waits
+    assert all(more[network] > steps[network] for network in steps)
+    assert sum(more.values()) - sum(steps.values()) == passes_then - passes
+
+
 STREAM = {"method": "/aqaa.v1.TokenizerService/StreamTokenize", "direction": "in"}
 
 

@@ -132,6 +132,27 @@ def test_turns_at_once_share_passes_and_keep_their_sound(runner, voice):
     assert turns / passes > 1 or voice.service.engine.sizes == (1,)
 
 
+def test_a_turns_samples_tiles_and_waits_are_counted(runner, voice):
+    def counted():
+        names = (
+            "aqaa_vocoder_samples_total",
+            "aqaa_vocoder_batch_count",
+            "aqaa_vocoder_real_time_factor_count",
+            "aqaa_vocoder_tile_seconds_count",
+            "aqaa_vocoder_queue_seconds_count",
+        )
+        return [voice.value(name) for name in names]
+
+    before = counted()
+    found = runner.run(heard(voice, [opening(), *said(0, FIRST)]))
+    tiles = voice.vocoder.plan.count(len(FIRST))
+    samples, passes, factors, steps, waits = (now - old for now, old in zip(counted(), before, strict=True))
+    assert samples == len(found.pcm(0)) // 2
+    assert passes == factors == tiles
+    assert steps >= passes  # each of the model's networks has its own
+    assert waits >= 1
+
+
 STREAM = {"method": "/aqaa.v1.VocoderService/StreamSynthesize", "direction": "in"}
 
 

@@ -13,6 +13,7 @@ from aqaa.errors import BundleError, Cancelled, CapacityError, GrammarError, Una
 from aqaa.models.step1 import Step1, Step1Config
 from aqaa.telemetry import catalogue
 from aqaa.telemetry.metrics import Metrics
+from aqaa.tokens.classes import TokenClass
 from aqaa.tokens.sampling import Rule, SamplingSettings
 from services.llm.engines import Decoding, Failed, Finished, Placed, Written
 from services.llm.engines.torch import TorchEngine, TorchSettings
@@ -145,6 +146,69 @@ def test_the_line_is_bounded_and_moves():
         await listeners[2].until(Placed)
 
     run(scenario, max_waiting=1)
+
+
+def test_what_is_computed_written_and_waited_for_is_counted():
+    async def scenario(engine):
+        registry = engine._metrics.registry
+
+        def value(metric, suffix="", **labels):
+            return registry.get_sample_value(metric.name + suffix, labels) or 0
+
+        def room():
+            gauges = catalogue.LLM_SLOTS, catalogue.LLM_SLOTS_FREE, catalogue.LLM_WAITING
+            return tuple(value(gauge) for gauge in gauges)
+
+        assert room() == (2, 2, 0)
+        heard = [Heard() for _ in range(3)]
+        first = await engine.open(PROMPT, heard[0])
+        assert room() == (2, 1, 0)
+        await first.append(LANGUAGE.prompts.closing)
+        await first.commit(SPEAK)
+        await heard[0].until(Finished)
+        assert room() == (2, 2, 0)
+        assert value(catalogue.LLM_PREFILL_TOKENS) == len(PROMPT) + len(LANGUAGE.prompts.closing)
+        written = len(heard[0].tokens)
+        names = [token_class.name.lower() for token_class in TokenClass]
+        assert sum(value(catalogue.LLM_DECODE_TOKENS, token_class=name) for name in names) == written
+        assert value(catalogue.LLM_BATCH, "_sum") == written
+        assert value(catalogue.LLM_BATCH, "_count") == value(catalogue.LLM_STEP_SECONDS, "_count") == written
+        assert value(catalogue.LLM_STEP_SECONDS, "_sum") > 0
+        assert value(catalogue.LLM_FIRST_TOKEN_SECONDS, "_count") == 1
+        assert value(catalogue.LLM_QUEUE_SECONDS, "_count") == 1
+
+        both = [await engine.open(PROMPT, listener) for listener in heard[1:]]
+        last = await engine.open(PROMPT, Heard())
+        assert room() == (2, 0, 1)
+        last.cancel()
+        for generation, listener in zip(both, heard[1:], strict=True):
+            await listener.until(Placed)
+            generation.cancel()
+            await listener.until(Failed)
+        assert value(catalogue.LLM_QUEUE_SECONDS, "_count") == 3  # whoever never had a slot waited for none
+        assert value(catalogue.LLM_FIRST_TOKEN_SECONDS, "_count") == 1
+
+    run(scenario, max_waiting=1)
+
+
+def test_requests_of_one_step_are_a_batch():
+    async def scenario(engine):
+        heard = [Heard(), Heard()]
+        generations = [await engine.open(PROMPT, listener) for listener in heard]
+        for listener in heard:
+            await listener.until(Placed)
+        for generation in generations:
+            await generation.commit(SPEAK)
+        for listener in heard:
+            await listener.until(Finished)
+        batch = [
+            engine._metrics.registry.get_sample_value(f"{catalogue.LLM_BATCH.name}_{part}")
+            for part in ("sum", "count")
+        ]
+        assert batch[0] == sum(len(listener.tokens) for listener in heard)
+        assert batch[1] < batch[0]
+
+    run(scenario)
 
 
 def test_the_thread_sleeps_when_those_who_wait_cannot_be_served(monkeypatch):

@@ -6,6 +6,7 @@ import grpc.aio
 import pytest
 from orchestrator_cases import (
     ALICE,
+    CANCELLED,
     FORMAT,
     PATIENCE,
     Talking,
@@ -128,6 +129,24 @@ async def test_a_replay_is_the_same_sound(server):
         told = await ask(made)
         request = pb.ReplayRequest(session_id=told.opened.session_id, turn_id=told.turn_id)
         again = await hear(made.stub.Replay(request, metadata=metadata(ALICE)))
+        assert again.whole == told.whole
+        await nothing_left(stages, made)
+
+
+@pytest.mark.parametrize(("token", "kind", "count", "chunks"), [(3, "text", 2, 0), (12, "audio", 2, 2)])
+async def test_a_replay_of_a_cancelled_turn_is_what_had_left(server, token, kind, count, chunks):
+    stages = StubStages()
+    async with one(server.url, stages, replay=True) as made:
+        held = stages.faults.hold("llm", token)
+        call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
+        told = await hear(call, until=kind, count=count)
+        await held.reached.wait()
+        ids = {"session_id": told.opened.session_id, "turn_id": told.turn_id}
+        await made.stub.Cancel(pb.CancelRequest(**ids), metadata=metadata())
+        told = await hear(call, told)
+        assert (told.manifest.reason, len(told.chunks)) == (CANCELLED, chunks)
+        held.release()
+        again = await hear(made.stub.Replay(pb.ReplayRequest(**ids), metadata=metadata()))
         assert again.whole == told.whole
         await nothing_left(stages, made)
 

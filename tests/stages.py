@@ -139,6 +139,8 @@ class StubStages:
     answered: list[int] = field(default_factory=list)
     """Pieces that each committed prompt had been answered with before."""
     frontiers: list[int] = field(default_factory=list)
+    limits: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds that each call for a turn was given, by stage."""
 
     @asynccontextmanager
     async def serving(
@@ -172,10 +174,12 @@ class StubStages:
         if status is not None:
             await context.abort(status.code, status.details, status.trailing_metadata)
 
-
-def check_bundle(stages: StubStages, digest: str) -> None:
-    if digest not in ("", stages.bundle):
-        raise StateError(f"bundle {digest} is not loaded")
+    def begin(self, stage: str, digest: str, context: Any) -> None:
+        """Who only asks what there is names no bundle."""
+        if digest not in ("", self.bundle):
+            raise StateError(f"bundle {digest} is not loaded")
+        if digest:
+            self.limits.setdefault(stage, []).append(context.time_remaining())
 
 
 class StubTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
@@ -190,7 +194,7 @@ class StubTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             async for request in requests:
                 if opening is None:
                     opening = request.open
-                    check_bundle(self._stages, opening.bundle_digest)
+                    self._stages.begin("tokenizer", opening.bundle_digest, context)
                     width = 2 if opening.format.encoding == AudioEncoding.AUDIO_ENCODING_PCM_S16LE else 4
                     size = round(0.12 * opening.format.sample_rate_hz) * width * opening.format.channels
                     continue
@@ -298,7 +302,7 @@ class StubLlm(backbone_pb2_grpc.BackboneServiceServicer):
         stages = self._stages
         async with stages.call("llm", context):
             opening = (await anext(aiter(requests))).open
-            check_bundle(self._stages, opening.bundle_digest)
+            stages.begin("llm", opening.bundle_digest, context)
             if stages.held >= stages.slots:
                 raise CapacityError("no slot is free", retry_after=0.05)
             stages.held += 1
@@ -396,7 +400,7 @@ class StubVocoder(vocoder_pb2_grpc.VocoderServiceServicer):
     async def StreamSynthesize(self, requests: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         async with self._stages.call("vocoder", context):
             opening = (await anext(aiter(requests))).open
-            check_bundle(self._stages, opening.bundle_digest)
+            self._stages.begin("vocoder", opening.bundle_digest, context)
             opened = vocoder_pb2.SynthesisOpened(
                 sample_rate_hz=RATE,
                 bundle_digest=self._stages.bundle,

@@ -63,6 +63,7 @@ class Run:
         self._question: list[AudioGroups] = []
         self._asked: int | None = None  # groups of the question, once it is whole
         self._news = asyncio.Event()
+        self._ends: float | None = None  # the turn's time, by the clock
         facts = shared.stages.known
         self._gathering = Gathering(
             spec.chunk_groups,
@@ -89,8 +90,10 @@ class Run:
         ids = {"session_id": self.turn.session, "turn_id": self.turn.turn_id}
         with shared.tracing.span(SpanName.RUN, traceparent=self._spec.traceparent or None, **ids) as span:
             try:
+                seconds = await self._seconds()
+                self._ends = shared.clock.now() + seconds
                 async with (
-                    asyncio.timeout(await self._seconds()),
+                    asyncio.timeout(seconds),
                     beside(self._lost(), self._follow()),
                 ):
                     await self._generate()
@@ -200,7 +203,7 @@ class Run:
         stages = self._shared.stages
         waiting, self._let_in = not self._let_in, False
         async with (
-            stages.calling(stages.llm.StreamGenerate, LLM) as call,
+            stages.calling(stages.llm.StreamGenerate, LLM, self._ends) as call,
             beside(self._prompt(call, waiting)),
         ):
             await self._write(call)

@@ -265,10 +265,19 @@ class Stages:
 
     @asynccontextmanager
     async def calling(
-        self, method: "grpc.aio.StreamStreamMultiCallable[Request, Response]", stage: str
+        self,
+        method: "grpc.aio.StreamStreamMultiCallable[Request, Response]",
+        stage: str,
+        ends: float | None = None,
     ) -> AsyncIterator[StageCall[Request, Response]]:
-        """A stream to a stage, cancelled at the end of the body if it is not over."""
-        call = method(timeout=self._settings.turn_seconds, metadata=_metadata())
+        """A stream to a stage, cancelled at the end of the body if it is not over.
+
+        ends: when nobody needs it any more, by the clock; at the latest it ends after ``turn_seconds``.
+        """
+        seconds = self._settings.turn_seconds
+        if ends is not None:
+            seconds = max(0.0, min(seconds, ends - self._clock.now()))
+        call = method(timeout=seconds, metadata=_metadata())
         made = StageCall(call, stage, self._settings.stage_seconds, self._clock)
         try:
             yield made

@@ -144,7 +144,7 @@ class Conversation:
             raise InvalidRequest("turn: a question is open, expected its commit first")
         doors.check_options(opening.options)
         doors.check_request_id(opening.request_id)
-        self._open = _Open(opening, Question(self._shared, self._format))
+        self._open = _Open(opening, Question(self._shared, self._format, self._ends))
 
     async def _audio(self, step: ConverseRequest) -> None:
         current = self._asked("audio")
@@ -189,7 +189,7 @@ class Conversation:
         """Opens the turn of a question; a refusal ends the turn, not the conversation."""
         fresh = self._shared.log.new_turn(self._caller.tenant, self._session_id)
         options, request_id = current.opening.options, current.opening.request_id
-        asked = Asked(self._caller, "", request_id, options, self._left())
+        asked = Asked(self._caller, "", request_id, options, self._ends)
         try:
             named = await self._front.turn_of(asked, fresh)
             silenced = await self._silence(named)
@@ -223,9 +223,6 @@ class Conversation:
             with suppress(LogDiverged):  # it has ended, only what was heard of it cannot be told
                 await self._cancel(turn_id, None)
         return live
-
-    def _left(self) -> float | None:
-        return None if self._ends is None else max(0.0, self._ends - self._shared.clock.now())
 
     # -- answers --
 

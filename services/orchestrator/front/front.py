@@ -54,13 +54,13 @@ from services.orchestrator.stages import Facts
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as its caller begins it. ``seconds``: what the caller has left, if it set an end."""
+    """A question as its caller begins it. ``ends``: when it waits no longer, by the clock, if it said so."""
 
     caller: Caller
     session_id: str
     request_id: str
     options: TurnOptions
-    seconds: float | None = None
+    ends: float | None = None
 
 
 class Front:
@@ -83,8 +83,9 @@ class Front:
         pcm = doors.check_pcm(request.pcm, audio_format, at_most=doors.MAX_QUESTION_BYTES, field="pcm")
         options = doors.check_options(request.options)
         request_id = doors.check_request_id(request.request_id)
-        asked = Asked(caller, request.session_id, request_id, options, seconds)
-        question = Question(shared, audio_format)
+        ends = None if seconds is None else shared.clock.now() + seconds
+        asked = Asked(caller, request.session_id, request_id, options, ends)
+        question = Question(shared, audio_format, ends)
         question.add(pcm)
         question.commit(len(pcm))
         told = await self.open(asked, await self.turn_of(asked), question, send)
@@ -116,7 +117,7 @@ class Front:
         if asked.request_id:
             try:
                 await shared.log.state(turn, caller)
-                return await self._again(turn, caller, question, send)
+                return await self._again(turn, caller, question, send, ends=asked.ends)
             except NotFound:
                 pass  # it is new, or was given up before it was opened
         try:
@@ -137,8 +138,9 @@ class Front:
         shared, caller, options = self.shared, str(asked.caller), asked.options
         history = await self.book.history(turn, caller)
         deadline = 0
-        if asked.seconds is not None:
-            deadline = await shared.log.link.now_ms() + round(asked.seconds * 1000)
+        if asked.ends is not None:
+            left = asked.ends - shared.clock.now()
+            deadline = await shared.log.link.now_ms() + round(left * 1000)
         spec = TurnSpec(
             session_id=turn.session,
             turn_id=turn.turn_id,
@@ -158,13 +160,13 @@ class Front:
         )
         opened = await shared.log.open(turn, caller, spec, history)
         if not isinstance(opened, Opened):  # the same request came twice at once
-            return await self._again(turn, caller, question, send)
+            return await self._again(turn, caller, question, send, ends=asked.ends)
         if asked.request_id:
             await shared.log.sessions.remember_request(caller, asked.request_id, turn)
         delivery = Appender(opened.tenure, Stream.DELIVERY)
         return self._turn(
             turn, spec, opened.tenure, Sound(facts.sample_rate_hz), delivery, send,
-            question=question, query=opened.query,
+            question=question, query=opened.query, ends=asked.ends,
         )  # fmt: skip
 
     # -- turns that exist --
@@ -194,8 +196,12 @@ class Front:
         received: Mapping[int, int] | None = None,
         last_sequence: int = 0,
         next_sample: int = 0,
+        ends: float | None = None,
     ) -> FrontTurn | None:
-        """A turn that was opened before, taken from whichever front has it."""
+        """A turn that was opened before, taken from whichever front has it.
+
+        ends: when who asks again waits no longer. Who resumes may come back, so its call bounds nothing.
+        """
         shared = self.shared
         state = await shared.log.state(turn, caller)
         spec, entries = await self._query(turn)
@@ -223,6 +229,7 @@ class Front:
             query=None if whole else Appender(tenure, Stream.QUERY, entries[:1]),
             groups=last.end.groups if whole else None,
             state_before=state, received=received, last_sequence=last_sequence, next_sample=next_sample,
+            ends=ends,
         )  # fmt: skip
 
     def _turn(
@@ -241,12 +248,13 @@ class Front:
         received: Mapping[int, int] | None = None,
         last_sequence: int = 0,
         next_sample: int = 0,
+        ends: float | None = None,
     ) -> FrontTurn:
         follower = self.shared.log.following.follow(turn, Stream.ANSWER)
         pens = [delivery] if query is None else [delivery, query]
         telling = Telling(
             self.shared, spec, tenure, follower, sound, delivery, send, state_before=state_before,
-            received=received, last_sequence=last_sequence, next_sample=next_sample,
+            received=received, last_sequence=last_sequence, next_sample=next_sample, ends=ends,
         )  # fmt: skip
         made = FrontTurn(
             self.desk, turn, spec.caller, spec, tenure, follower, telling,

@@ -27,17 +27,19 @@ Call = StageCall[StreamTokenizeRequest, StreamTokenizeResponse]
 class Question:
     """Takes pieces as they come, whoever waits for whom.
 
-    question = Question(shared, audio_format)
+    question = Question(shared, audio_format, ends)
     question.add(pcm)
     question.commit()
     groups = await question.into(pen, bundle_digest)
 
     The sound stays here until it is safe in the log as groups: a tokenizer that fails is given it again.
+    ``ends``: when its caller waits no longer, by the clock.
     """
 
-    def __init__(self, shared: Shared, audio_format: AudioFormat) -> None:
+    def __init__(self, shared: Shared, audio_format: AudioFormat, ends: float | None = None) -> None:
         self._shared = shared
         self._format = audio_format
+        self._ends = ends
         self._pcm = bytearray()
         self._most = question_bytes(audio_format, shared.settings.question_seconds)
         self._groups = 0
@@ -92,7 +94,7 @@ class Question:
 
     async def _tokenize(self, pen: Appender, bundle_digest: str) -> None:
         stages = self._shared.stages
-        async with stages.calling(stages.tokenizer.StreamTokenize, TOKENIZER) as call:
+        async with stages.calling(stages.tokenizer.StreamTokenize, TOKENIZER, self._ends) as call:
             opening = OpenTokenize(
                 format=self._format, level=LevelMode.LEVEL_MODE_NORMALISED, bundle_digest=bundle_digest
             )

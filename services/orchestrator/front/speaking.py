@@ -29,16 +29,24 @@ class Speaking:
     """Makes the sound of an answer from where ``sound`` stands, as the answer grows.
 
     deliver: what is done with each chunk, in order; it moves ``sound`` on.
+    ends: when its caller waits no longer, by the clock.
     """
 
     def __init__(
-        self, shared: Shared, spec: TurnSpec, answer: Answer, sound: Sound, deliver: Deliver
+        self,
+        shared: Shared,
+        spec: TurnSpec,
+        answer: Answer,
+        sound: Sound,
+        deliver: Deliver,
+        ends: float | None = None,
     ) -> None:
         self._shared = shared
         self._spec = spec
         self._answer = answer
         self._sound = sound
         self._deliver = deliver
+        self._ends = ends
         self._fed, self._fed_groups = 0, 0  # segments that the vocoder has whole, and groups of the next one
         self._context = 0
 
@@ -67,7 +75,7 @@ class Speaking:
     async def _synthesize(self, place: Place) -> None:
         stages = self._shared.stages
         self._fed, self._fed_groups = place.segment, 0
-        async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER) as call:
+        async with stages.calling(stages.vocoder.StreamSynthesize, VOCODER, self._ends) as call:
             opening = OpenSynthesis(bundle_digest=self._spec.bundle_digest, seed=self._spec.seed)
             await call.send(StreamSynthesizeRequest(open=opening))
             async with beside(self._feed(call, place)):

@@ -38,6 +38,7 @@ class Telling:
     state_before   the turn's, where it was opened before
     received       bytes of text that the caller has, by segment
     last_sequence  the last chunk that it has, which ends before ``next_sample``
+    ends           when it waits no longer, by the clock; None: nobody knows
     acked          samples that it says it has played; None while it says nothing
     """
 
@@ -55,6 +56,7 @@ class Telling:
         received: Mapping[int, int] | None = None,
         last_sequence: int = 0,
         next_sample: int = 0,
+        ends: float | None = None,
     ) -> None:
         self._shared = shared
         self._spec = spec
@@ -67,6 +69,7 @@ class Telling:
         self._received = dict(received or {})
         self._last_sequence = last_sequence
         self._next_sample = next_sample
+        self._ends_at = ends
         self.answer = Answer()
         self.sound = sound
         self.acked: int | None = None
@@ -83,7 +86,7 @@ class Telling:
 
     async def tell(self) -> "EndReason.ValueType":
         """Everything up to the manifest, which it leaves to the caller of this: how the turn ended."""
-        speaking = Speaking(self._shared, self._spec, self.answer, self.sound, self._deliver)
+        speaking = Speaking(self._shared, self._spec, self.answer, self.sound, self._deliver, self._ends_at)
         await all_of(self._read(), speaking.run())
         if self.sound.place.sequence < self._last_sequence:
             raise InvalidRequest(

@@ -76,7 +76,7 @@ def shared_with(calls) -> SimpleNamespace:
     """What the parts share, as far as a question or a run needs it; ``calls``: one for each attempt."""
 
     @asynccontextmanager
-    async def calling(method, stage):
+    async def calling(method, stage, ends=None):
         yield next(calls)
 
     stages = SimpleNamespace(

@@ -5,7 +5,7 @@ comes before p95. Where there is a goal, the row says whether it is met.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,9 +30,8 @@ Figures = Any
 
 def latency(figures: Figures) -> Iterator[Row]:
     first, rtf, memory = figures["first_pcm_seconds"], figures["rtf"], figures["peak_megabytes"]
-    sounds = f"{first['n']} turns"
     yield Row(
-        f"last sample in → first sample out, {sounds}",
+        f"last sample in → first sample out, {first['n']} turns, {_threads(figures)}",
         f"< {FIRST_SECONDS:g} s",
         f"{first['median']:.2f} s, {first['p95']:.2f} s{_verdict(first['median'] < FIRST_SECONDS)}",
     )
@@ -65,7 +64,7 @@ def served(figures: Figures) -> Iterator[Row]:
     ours, alone, ratio = figures["served"], figures["in_process"], figures["ratio"]
     parts = [f"{ratio[p]:.2f} ({ours[p]:.3f} s / {alone[p]:.3f} s)" for p in ("p50", "p95")]
     yield Row(
-        f"first sound, served over in process, {figures['with_sound']} turns",
+        f"first sound, served over in process, {figures['with_sound']} turns, {_threads(figures)} a pass",
         f"≤ {RATIO:.2f}",
         ", ".join(parts) + _verdict(ratio["p50"] <= RATIO),
     )
@@ -139,14 +138,14 @@ SERVICES: Final[Mapping[str, Callable[[Figures], Iterator[Row]]]] = {
 TABLES: Final = (("nano in one process", ALONE), ("the services, same machine", SERVICES))
 
 
-def tables(folder: Path) -> str:
-    """Both tables, of the files ``NAME.json`` in a folder; empty if there are none."""
+def tables(folder: Path, names: Collection[str]) -> str:
+    """Both tables, of these benchmarks' files ``NAME.json`` in a folder; empty if there are none."""
     made = []
     for title, parts in TABLES:
         rows = [
             row
             for name, part in parts.items()
-            if (path := folder / f"{name}.json").exists()
+            if name in names and (path := folder / f"{name}.json").exists()
             for row in part(json.loads(path.read_text("utf-8")))
         ]
         if rows:
@@ -157,6 +156,10 @@ def tables(folder: Path) -> str:
 def _markdown(head: Row, rows: Sequence[Row]) -> str:
     lines = [head, Row("---", "---", "---"), *rows]
     return "\n".join(f"| {row.measured} | {row.goal} | {row.found} |" for row in lines)
+
+
+def _threads(figures: Figures) -> str:
+    return f"{figures['threads']} thread{'s' * (figures['threads'] != 1)}"
 
 
 def _verdict(met: bool) -> str:

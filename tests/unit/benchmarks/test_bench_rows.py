@@ -28,7 +28,7 @@ def rows(folder: Path, **figures: Any) -> list[list[str]]:
     """Cells of the tables that these figures make."""
     for name, made in figures.items():
         (folder / f"{name}.json").write_text(json.dumps(made))
-    return [line.strip("| ").split(" | ") for line in tables(folder).splitlines() if line]
+    return [line.strip("| ").split(" | ") for line in tables(folder, figures).splitlines() if line]
 
 
 def test_one_process_has_its_turns_its_memory_and_its_engine(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_one_process_has_its_turns_its_memory_and_its_engine(tmp_path: Path) -> 
     sides = [("hugging face", 100.0, 1.0), ("engine exact", 120.0, 1.2), ("engine fast", 160.0, 1.6)]
     made = rows(
         tmp_path,
-        latency=report(spoken) | {"load_seconds": 2.31, "peak_megabytes": memory},
+        latency=report(spoken) | {"threads": 2, "load_seconds": 2.31, "peak_megabytes": memory},
         engine_vs_hf={
             "sides": [
                 {"in_flight": 8, "side": side, "tokens_per_second": speed, "ratio": ratio}
@@ -48,7 +48,7 @@ def test_one_process_has_its_turns_its_memory_and_its_engine(tmp_path: Path) -> 
     assert made == [
         ["nano in one process", "goal", "*measured here*, p50, p95"],
         ["---", "---", "---"],
-        ["last sample in → first sample out, 2 turns", "< 0.6 s", "0.45 s, 0.49 s: met"],
+        ["last sample in → first sample out, 2 turns, 2 threads", "< 0.6 s", "0.45 s, 0.49 s: met"],
         ["last sample in → last sample out, per second of answer", "< 0.5", "0.50, 0.59: missed"],
         ["peak memory, loading", "", "455 MB, 2.3 s"],
         [
@@ -61,9 +61,10 @@ def test_one_process_has_its_turns_its_memory_and_its_engine(tmp_path: Path) -> 
 
 def test_the_services_first_sound_is_a_ratio_beside_its_seconds(tmp_path: Path) -> None:
     alone = [Alone(0.1, 0.2, 0.4, "four")]
-    [_, _, row] = rows(tmp_path, served=ratios(alone, [Heard(chunks=[(0.5, 1.0)], text="four")]))
+    served = ratios(alone, [Heard(chunks=[(0.5, 1.0)], text="four")])
+    [_, _, row] = rows(tmp_path, served=served | {"threads": 1})
     assert row == [
-        "first sound, served over in process, 1 turns",
+        "first sound, served over in process, 1 turns, 1 thread a pass",
         "≤ 1.10",
         "1.25 (0.500 s / 0.400 s), 1.25 (0.500 s / 0.400 s): missed",
     ]
@@ -124,4 +125,6 @@ def test_rounds_of_live_turns_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def test_without_figures_there_is_no_table(tmp_path: Path) -> None:
+    assert rows(tmp_path) == []
+    (tmp_path / "served.json").write_text("of an earlier run")
     assert rows(tmp_path) == []

@@ -1,9 +1,10 @@
-"""Microphone and loudspeaker, through the optional package sounddevice."""
+"""Microphone and loudspeaker, through the package sounddevice of the extra ``talk``."""
 
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -13,33 +14,56 @@ from aqaa.client.talk import Spoken
 from aqaa.errors import Unsupported
 
 RATE: Final = 16000
-_BLOCK: Final = RATE * 120 // 1000
+BLOCK: Final = RATE * 120 // 1000
+"""Samples that a microphone gives at once."""
 _SAMPLE_BYTES: Final = 2
+_INSTEAD: Final = "or name WAV files"
 
 
 def sound_devices() -> Any:
     """The package sounddevice.
 
     Raises:
-        Unsupported: it is not installed, or finds no PortAudio.
+        Unsupported: it is not installed, or finds no PortAudio, no microphone or no loudspeaker.
     """
     try:
         import sounddevice  # type: ignore[import-not-found,unused-ignore]
-    except (ImportError, OSError) as error:
+    except ImportError as error:
         raise Unsupported(
-            "a microphone needs the package sounddevice: pip install sounddevice, or name WAV files"
+            f"a microphone needs sounddevice, which is not installed: pip install 'aqaa[talk]', {_INSTEAD}"
         ) from error
+    except OSError as error:
+        raise Unsupported(
+            f"a microphone needs PortAudio, Debian's libportaudio2: {error}; install it, {_INSTEAD}"
+        ) from error
+    form = {"channels": 1, "dtype": "int16"}
+    _working(sounddevice, "microphone", lambda: sounddevice.check_input_settings(samplerate=RATE, **form))
+    _working(sounddevice, "loudspeaker", lambda: sounddevice.check_output_settings(**form))
     return sounddevice
 
 
+def _working(devices: Any, what: str, do: Callable[[], Any]) -> Any:
+    """What ``do`` gives. Raises Unsupported where PortAudio cannot."""
+    try:
+        return do()
+    except devices.PortAudioError as error:
+        raise Unsupported(f"there is no {what} that works: {error}; connect one, {_INSTEAD}") from error
+
+
 class Loudspeaker:
-    """Plays one answer. ``played_samples`` counts what the sound card has taken."""
+    """Plays one answer; made in the loop that it is played from.
+
+    ``played_samples`` counts what the sound card has taken.
+    """
 
     def __init__(self, devices: Any) -> None:
         self._devices = devices
+        self._loop = asyncio.get_running_loop()
         self._stream: Any = None
         self._waiting = bytearray()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what the card's own thread shares
+        self._silent = asyncio.Event()
+        self._silent.set()
         self._hushed = False
         self._played = 0
 
@@ -48,27 +72,31 @@ class Loudspeaker:
         return self._played
 
     async def play(self, pcm: Int16, sample_rate: int) -> None:
-        """More of the answer."""
+        """More of the answer. Raises Unsupported if there is no loudspeaker for it."""
         if self._hushed:
             return
+        self._silent.clear()
         with self._lock:
             self._waiting += pcm.tobytes()
         if self._stream is None:
-            self._stream = self._devices.RawOutputStream(
-                samplerate=sample_rate, channels=1, dtype="int16", callback=self._fill
+            form = {"samplerate": sample_rate, "channels": 1, "dtype": "int16"}
+            self._stream = _working(
+                self._devices,
+                "loudspeaker",
+                lambda: self._devices.RawOutputStream(**form, callback=self._fill),
             )
             self._stream.start()
 
     async def finish(self) -> None:
         """Until all has been heard."""
-        while self._waiting and not self._hushed:
-            await asyncio.sleep(0.02)
+        await self._silent.wait()
         self._close()
 
     def hush(self) -> None:
         """At once silent."""
         self._hushed = True
         self._close()
+        self._silent.set()
 
     def _close(self) -> None:
         if self._stream is not None:
@@ -77,12 +105,20 @@ class Loudspeaker:
             self._stream = None
 
     def _fill(self, outdata: Any, frames: int, *_: Any) -> None:
+        """In the card's thread."""
         size = frames * _SAMPLE_BYTES
         with self._lock:
             piece = bytes(self._waiting[:size])
             del self._waiting[:size]
             self._played += len(piece) // _SAMPLE_BYTES
+            last = bool(piece) and not self._waiting
         outdata[:] = piece.ljust(size, b"\0")
+        if last:
+            self._loop.call_soon_threadsafe(self._note_silence)
+
+    def _note_silence(self) -> None:
+        if not self._waiting:
+            self._silent.set()
 
 
 async def spoken_questions(devices: Any) -> AsyncIterator[Spoken]:
@@ -91,9 +127,10 @@ async def spoken_questions(devices: Any) -> AsyncIterator[Spoken]:
     loop = asyncio.get_running_loop()
 
     def read() -> None:  # a thread that may wait for ever: it is a daemon
-        while line := sys.stdin.readline():
-            loop.call_soon_threadsafe(lines.put_nowait, line)
-        loop.call_soon_threadsafe(lines.put_nowait, "")
+        with suppress(RuntimeError):  # the loop is closed: the talk is over
+            while line := sys.stdin.readline():
+                loop.call_soon_threadsafe(lines.put_nowait, line)
+            loop.call_soon_threadsafe(lines.put_nowait, "")
 
     threading.Thread(target=read, daemon=True).start()
     number = 0
@@ -113,10 +150,12 @@ async def _pieces(devices: Any, lines: "asyncio.Queue[str]") -> AsyncIterator[Fl
         loop.call_soon_threadsafe(pieces.put_nowait, bytes(indata))
 
     async def enter() -> None:
-        await lines.get()
+        if not await lines.get():
+            lines.put_nowait("")  # the input has ended: this question, and the talk behind it
         pieces.put_nowait(None)
 
-    with devices.RawInputStream(samplerate=RATE, channels=1, dtype="int16", blocksize=_BLOCK, callback=heard):
+    form = {"samplerate": RATE, "channels": 1, "dtype": "int16", "blocksize": BLOCK}
+    with _working(devices, "microphone", lambda: devices.RawInputStream(**form, callback=heard)):
         ending = asyncio.ensure_future(enter())
         try:
             while (piece := await pieces.get()) is not None:

@@ -45,7 +45,7 @@ class Acks:
         """Looks at the player from now on, if there is one."""
         if self._player is not None and self._task is None:
             self.played = 0
-            self._task = asyncio.ensure_future(self._follow(self._player))
+            self._task = asyncio.ensure_future(self._follow())
 
     def report(self, samples: int) -> None:
         """So much was played. Raises ValueError if it is less than before, or more than has come."""
@@ -57,15 +57,20 @@ class Acks:
             self._task = asyncio.ensure_future(self._tell())
 
     def end(self) -> None:
-        """No more is said."""
+        """No more is said. ``played`` is where the player stands now."""
         if self._task is not None:
             self._task.cancel()
+            self._look()
 
-    async def _follow(self, player: Player) -> None:
+    async def _follow(self) -> None:
         while self.total is None or (self.played or 0) < self.total:
-            self.played = max(self.played or 0, min(player.played_samples, self._received()))
-            self._say(self.played)
+            self._look()
+            self._say(self.played or 0)
             await self._sleep(ACK_SECONDS)
+
+    def _look(self) -> None:
+        if self._player is not None:
+            self.played = max(self.played or 0, min(self._player.played_samples, self._received()))
 
     async def _tell(self) -> None:
         while self._news:

@@ -137,6 +137,8 @@ class Talk:
                 await self._cutting
         finally:
             self._answering = None
+            if speaker is not None:
+                speaker.hush()  # nothing is left to be heard, or the turn has failed
         rate = turn.opened.sample_rate if turn.opened else question.sample_rate
         return Exchange(
             number, question.name, heard, turn.text, await turn.pcm(), rate, first, self._cutting is not None

@@ -37,13 +37,15 @@ from training.speech import corpus_at, evenness
 from training.tokens import GroupTable
 
 LEVELS = (8, 8, 8, 8)
+PADDING = 9  # the branch that nothing sees but itself
 SLOPES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.0625, 0.0)
 
 
 @dataclass(frozen=True)
 class BackboneTraining:
     """``text``, ``decision``, ``linguistic``, ``semantic`` weigh the losses; ``smoothing`` is the mass that a
-    semantic target gives to its eight neighbours in the scalar quantiser."""
+    semantic target gives to its eight neighbours in the scalar quantiser; ``slips`` the largest share of an
+    answer's codes that the model reads back otherwise than it should have said them."""
 
     hidden: int = 256
     feed_forward: int = 768
@@ -56,6 +58,7 @@ class BackboneTraining:
     linguistic: float = 1.0
     semantic: float = 0.7
     smoothing: float = 0.15
+    slips: float = 0.15
     text_answers: float = 0.3  # share of turns that also learn their answer as text alone
     facts: int = 60_000  # questions in writing, drawn apart from those that were recorded
     facts_seed: int = 55
@@ -179,16 +182,7 @@ class Loss:
             for start, stop in language.ranges.of(token_class):
                 class_of[start:stop] = int(token_class)
         self.class_of = class_of
-        digits = ScalarQuantizer(LEVELS)
-        codes = torch.arange(4096)
-        values = ((digits.decode(codes) + 1) * 3.5).round().long()
-        near = []
-        for k in range(4):
-            for step in (-1, 1):
-                other = values.clone()
-                other[:, k] = (other[:, k] + step).clamp(0, 7)
-                near.append((other * digits.radix).sum(-1))
-        self.neighbours = torch.stack(near, 1)
+        self.neighbours = one_level_apart()
 
     def __call__(
         self, hidden_ND: Tensor, head: Tensor, target_N: Tensor, legal_N: Tensor
@@ -234,6 +228,19 @@ class Loss:
         return {"total": numerator / denominator, **named}
 
 
+def one_level_apart() -> Tensor:
+    """(4096, 8): the semantic codes one step of one level away from each one, or itself where levels end."""
+    digits = ScalarQuantizer(LEVELS)
+    values = ((digits.decode(torch.arange(4096)) + 1) * 3.5).round().long()
+    near = []
+    for k in range(len(LEVELS)):
+        for step in (-1, 1):
+            other = values.clone()
+            other[:, k] = (other[:, k] + step).clamp(0, 7)
+            near.append((other * digits.radix).sum(-1))
+    return torch.stack(near, 1)
+
+
 def collate(rows: list[Sequence]) -> dict[str, Tensor]:
     size = -(-max(len(r.ids) for r in rows) // 16) * 16
     out = {}
@@ -243,7 +250,7 @@ def collate(rows: list[Sequence]) -> dict[str, Tensor]:
             table[k, : len(row.ids)] = getattr(row, name)
         if name in ("positions", "branch"):
             for k, row in enumerate(rows):  # padding sees itself and is seen by none
-                table[k, len(row.ids) :] = 0 if name == "positions" else 9
+                table[k, len(row.ids) :] = 0 if name == "positions" else PADDING
         out[name] = torch.from_numpy(table)
     return out
 
@@ -260,7 +267,9 @@ class Data:
         self.answers = GroupTable(folder / "tokens" / "answers.npz")
         table = GroupTable(*sorted((folder / "tokens").glob("questions-*.npz")))
         self.item_of = table.items
-        self.questions = Questions(self.language, table, neighbours(centroids.numpy()))
+        near_words = neighbours(centroids.numpy())
+        self.questions = Questions(self.language, table, near_words)
+        self.near = (near_words[:, :8], one_level_apart().numpy())
         self.targets = Targets(self.language, corpus.row, self.answers)
         answer_groups = np.diff(self.answers.offsets)
         answered = np.array([sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items])
@@ -361,7 +370,24 @@ class Data:
     def draw(self, shares: dict[str, float], rng: np.random.Generator) -> dict[str, Tensor]:
         name = rng.choice(list(shares), p=list(shares.values()))
         batch: dict[str, Tensor] = getattr(self, str(name))(rng)
+        self.slip(batch, rng)
         return batch
+
+    def slip(self, batch: dict[str, Tensor], rng: np.random.Generator) -> None:
+        """Makes some codes that continuations have said so far near ones; what is to be said next stays.
+
+        A model that has read back nothing but right codes loses its place in the text after a wrong one.
+        """
+        ids, spoken = batch["ids"].numpy(), (batch["branch"].numpy() % PADDING) > 0
+        share = rng.uniform(0, self.config.slips, (len(ids), 1))
+        hit = spoken & (rng.random(ids.shape) < share)
+        layout = self.language.layout
+        for (first, end), near in zip(
+            (layout.linguistic_range, layout.semantic_range), self.near, strict=True
+        ):
+            codes = hit & (ids >= first) & (ids < end)
+            others = rng.integers(0, near.shape[1], int(codes.sum()))
+            ids[codes] = first + near[ids[codes] - first, others]
 
 
 PRETRAINING = {

@@ -1,5 +1,6 @@
 """The backbone's training: packed equals apart, the loss is a likelihood, folded weights are the model."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,25 @@ class TestData:
         often = evenness([spoken.text for spoken in trainer.data.spoken])
         assert times.tolist() == often.round().astype(int).tolist()
         assert max(times) > 1
+
+    def test_slips_change_what_was_said_and_never_what_was_asked_or_is_to_be_said(self, trainer):
+        data, layout = trainer.data, trainer.data.language.layout
+        said, slips = Counter(), Counter()
+        for seed in range(20):
+            right = data.turns(np.random.default_rng(seed))
+            slipped = {name: value.clone() for name, value in right.items()}
+            data.slip(slipped, np.random.default_rng(seed))
+            assert all(torch.equal(slipped[name], right[name]) for name in right if name != "ids")
+            changed = slipped["ids"] != right["ids"]
+            assert (right["branch"][changed] > 0).all()
+            assert (right["ids"][changed] >= layout.audio_base).all()
+            for first, end in (layout.linguistic_range, layout.semantic_range):
+                codes = (right["ids"] >= first) & (right["ids"] < end)
+                assert ((slipped["ids"][codes] >= first) & (slipped["ids"][codes] < end)).all()
+                said[first] += int((codes & (right["branch"] > 0)).sum())
+                slips[first] += int((codes & changed).sum())
+        for first, count in said.items():
+            assert 0 < slips[first] / count < data.config.slips
 
     def test_shares_are_distributions(self):
         assert sum(PRETRAINING.values()) == pytest.approx(1)

@@ -117,17 +117,23 @@ class TurnLog:
         """Tells the runners of a running turn again when nobody has had it for a while; until it is over.
 
         A successor claims the entry of its runner. This is for an entry that was lost with a part of the log:
-        its runner stops, and nothing else stands for the turn. answer: as for ``dispatch``.
+        its runner stops, and nothing else stands for the turn. While nobody takes it, for want of a slot
+        perhaps, each wait is twice the one before, up to ``dispatch_longest``. answer: as for ``dispatch``.
         """
         settings = self.link.settings
         silence = max(settings.lease, settings.sweep) + settings.dispatch_again
+        wait = settings.dispatch_again
         while (state := answer.state) is not None and not state.phase.terminal:
             owned = Role.RUNNER in state.owners
-            await self.link.clock.sleep(silence if owned else settings.dispatch_again)
+            await self.link.clock.sleep(silence if owned else wait)
             now = answer.state
-            renewed = now is None or now.leases[Role.RUNNER] != state.leases[Role.RUNNER]
-            if now is not None and not now.phase.terminal and not renewed:
-                await post(self.link, turn, bundle_digest)
+            if now is None or now.phase.terminal:
+                continue
+            if now.leases[Role.RUNNER] != state.leases[Role.RUNNER]:
+                wait = settings.dispatch_again
+                continue
+            await post(self.link, turn, bundle_digest)
+            wait = min(2 * wait, settings.dispatch_longest)
 
     async def resume(self, turn: TurnRef, caller: str) -> Tenure:
         """Takes the turn over from whichever front has it. Raises NotFound, Superseded if it was given up."""

@@ -13,6 +13,7 @@ class TurnLogSettings:
     scan               how often runners look for entries whose consumer is gone
     sweep              after how long a reader looks although nothing woke it; at most 1
     dispatch_again     after how long a front dispatches a turn that nobody has taken
+    dispatch_longest   up to which that doubles for a running turn that its runner let go
     dispatch_block     how long a runner waits in one XREADGROUP
     frontier_interval  between two writes of a turn's frontier
     turn_ttl           how long a turn outlives its last write
@@ -31,6 +32,7 @@ class TurnLogSettings:
     scan: float = 0.25
     sweep: float = 1.0
     dispatch_again: float = 0.5
+    dispatch_longest: float = 5.0
     dispatch_block: float = 1.0
     frontier_interval: float = 0.25
     turn_ttl: float = 900.0
@@ -53,6 +55,11 @@ class TurnLogSettings:
         if self.heartbeat * 2 > self.lease:
             wrong.append(
                 f"turnlog.heartbeat is {self.heartbeat!r}, expected at most half of lease {self.lease!r}"
+            )
+        if self.dispatch_longest < self.dispatch_again:
+            wrong.append(
+                f"turnlog.dispatch_longest is {self.dispatch_longest!r}, expected at least dispatch_again "
+                f"{self.dispatch_again!r}"
             )
         if self.dispatch_block >= self.socket_timeout:
             wrong.append(

@@ -3,7 +3,18 @@
 import asyncio
 
 import pytest
-from turnlog_cases import BUNDLE, CALLER, PATIENCE, SETTINGS, STOPPED, expire, open_turn, turn_log
+from turnlog_cases import (
+    BUNDLE,
+    CALLER,
+    PATIENCE,
+    SETTINGS,
+    STOPPED,
+    HandClock,
+    expire,
+    open_turn,
+    subscribed,
+    turn_log,
+)
 
 from aqaa.errors import Superseded
 from aqaa.turnlog import Consumer, Phase, Role, Stream, Tenure, TurnLogSettings, post
@@ -202,3 +213,49 @@ async def test_a_running_turn_whose_entry_is_lost_is_dispatched_again(server, lo
             await log.finish(successor, STOPPED)
             async with asyncio.timeout(PATIENCE):
                 await again
+
+
+async def let_go(log, consumer, dispatched, answer):
+    """A runner takes the turn, and hands it on for want of a slot."""
+    tenure = await log.acquire_runner(consumer, dispatched)
+    await answer.seen(lambda state: Role.RUNNER in state.owners, PATIENCE)
+    await tenure.release()
+    await consumer.hand_over(dispatched)
+    await answer.seen(lambda state: Role.RUNNER not in state.owners, PATIENCE)
+
+
+async def test_a_turn_that_was_let_go_and_nobody_takes_is_dispatched_ever_more_rarely(server):
+    clock = HandClock()
+    async with turn_log(server.url, clock=clock) as log:
+        live = await open_turn(log)
+        consumer = Consumer(log.link, "runner-1")
+        await post(log.link, live.turn, BUNDLE)
+        [first] = await consumer.take(1)
+        async with log.following.follow(live.turn, Stream.ANSWER) as answer:
+            await subscribed(log, live.turn.channel(Role.FRONT))
+            await let_go(log, consumer, first, answer)
+            others = clock.sleeping
+            keeping = asyncio.create_task(log.keep_dispatched(live.turn, BUNDLE, answer))
+
+            async def entries_after(seconds):
+                """What the dispatch stream holds then."""
+                for _ in range(round(2 * seconds)):
+                    while clock.sleeping <= others:
+                        await asyncio.sleep(0.001)
+                    clock.advance(0.5)
+                while clock.sleeping <= others:
+                    await asyncio.sleep(0.001)
+                return await length(log)
+
+            counts = [await entries_after(seconds) for seconds in (0, 0.5, 1, 2, 4, 5, 5)]
+            assert counts == [1, 2, 3, 4, 5, 6, 7]
+            assert await entries_after(60) == 7 + 60 / 5
+            [again] = await consumer.scan(1)
+            await let_go(log, consumer, again, answer)
+            counts = [await entries_after(seconds) for seconds in (5, 0.5, 1)]
+            assert counts == [19, 20, 21], "it was taken meanwhile, and the waits begin anew"
+            await log.cancel(live.turn, CALLER)
+            await answer.seen(lambda state: state.phase.terminal, PATIENCE)
+            clock.advance(5)
+            async with asyncio.timeout(PATIENCE):
+                await keeping

@@ -26,10 +26,11 @@ from aqaa.v1.turnlog_pb2 import AnswerRecord, TerminalState
 
 def test_settings_say_what_is_wrong_with_them() -> None:
     with pytest.raises(SettingsError) as caught:
-        TurnLogSettings(sweep=2.0, lease=1.5, socket_timeout=1.0)
+        TurnLogSettings(sweep=2.0, lease=1.5, socket_timeout=1.0, dispatch_longest=0.25)
     assert str(caught.value).splitlines() == [
         "turnlog.sweep is 2.0, expected 0.001 to 1",
         "turnlog.heartbeat is 1.0, expected at most half of lease 1.5",
+        "turnlog.dispatch_longest is 0.25, expected at least dispatch_again 0.5",
         "turnlog.dispatch_block is 1.0, expected less than socket_timeout 1.0",
     ]
 

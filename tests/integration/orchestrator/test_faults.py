@@ -150,7 +150,7 @@ async def test_a_turn_that_finds_no_slot_is_another_runners(server):
 
 async def test_a_slot_that_never_comes_free_is_waited_for_as_long_as_a_turn_may_take(server):
     stages = StubStages(slots=1)
-    async with one(server.url, stages, turn_seconds=1.0) as made:
+    async with one(server.url, stages, turn_seconds=3.0) as made:
         stages.held, stages.says_free = 1, 1
         call = made.stub.Ask(asking(), metadata=metadata(), timeout=PATIENCE)
         assert await refused(hear(call)) == ("DEADLINE", grpc.StatusCode.DEADLINE_EXCEEDED)

@@ -31,6 +31,9 @@ class OrchestratorSettings(ServiceSettings):
     question_idle_seconds: float = Field(
         15.0, gt=0, le=600, description="longest silence of an open question"
     )
+    question_lag_seconds: float = Field(
+        30.0, gt=0, le=600, description="how far the sound of an open question may fall behind real time"
+    )
     conversation_idle_seconds: float = Field(
         600.0, gt=0, le=86400, description="longest silence of a conversation that plays nothing"
     )

@@ -42,6 +42,7 @@ class Question:
         self._ends = ends
         self._pcm = bytearray()
         self._most = question_bytes(audio_format, shared.settings.question_seconds)
+        self._begun: float | None = None
         self._groups = 0
         self._whole = False
         self._error: AqaaError | None = None
@@ -59,6 +60,8 @@ class Question:
                 f"the question has more than {self._most} bytes "
                 f"({self._shared.settings.question_seconds:g} s), ask a shorter one"
             )
+        if self._begun is None:
+            self._begun = self._shared.clock.now()
         self._pcm += pcm
         self._news.set()
 
@@ -78,7 +81,7 @@ class Question:
         """Appends the question to the query: its groups.
 
         Raises what the tokenizer raises, Unavailable when it fails again and again, Deadline when the caller
-        falls silent.
+        falls silent or speaks more slowly than anybody does.
         """
         attempts = Attempts(self._shared.settings, self._shared.clock, TOKENIZER)
         while True:
@@ -146,10 +149,24 @@ class Question:
             )
 
     async def _more(self) -> None:
-        idle = self._shared.settings.question_idle_seconds
+        settings = self._shared.settings
+        idle, most = settings.question_idle_seconds, settings.question_lag_seconds
+        left = most - self._behind()
         self._news.clear()
         try:
-            async with asyncio.timeout(idle):
+            async with asyncio.timeout(max(0.0, min(idle, left))):
                 await self._news.wait()
         except TimeoutError:
-            raise Deadline(f"nothing of the question has come for {idle:g} s", stage="question") from None
+            message = f"nothing of the question has come for {idle:g} s"
+            if left < idle:
+                message = (
+                    f"the question is {self._behind():.1f} s behind real time, expected at most {most:g} s"
+                )
+            raise Deadline(message, stage="question") from None
+
+    def _behind(self) -> float:
+        """Seconds since its first sound for which no sound has come."""
+        if self._begun is None:
+            return 0.0
+        sound = len(self._pcm) / (frame_bytes(self._format) * self._format.sample_rate_hz)
+        return self._shared.clock.now() - self._begun - sound

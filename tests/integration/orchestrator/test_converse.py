@@ -427,6 +427,31 @@ async def test_what_a_turn_fails_with_leaves_the_conversation(server):
         await nothing_left(stages, made)
 
 
+async def test_a_question_slower_than_speech_is_given_up(server):
+    stages = StubStages()
+    given = {"question_lag_seconds": 0.5, "question_idle_seconds": PATIENCE}
+    async with one(server.url, stages, **given) as made:
+        talking, given_up, piece = await Talking(made).begin(), asyncio.Event(), pcm(0.01)
+
+        async def drip():
+            await talking.say(**TURN)
+            at = 0
+            while not given_up.is_set():
+                await talking.say(**sound(at, piece))
+                at += len(piece)
+                await asyncio.sleep(0.05)
+            await talking.say(commit=pb.CommitQuestion(bytes=at))
+
+        dripping = asyncio.create_task(drip())
+        told = await talking.hear("failed")
+        given_up.set()
+        await dripping
+        assert (told.failed.reason, told.failed.resumable) == ("DEADLINE", False)
+        assert "behind real time, expected at most 0.5 s" in told.failed.message
+        await talking.end()
+        await nothing_left(stages, made)
+
+
 async def test_another_callers_session_does_not_exist(server):
     stages = StubStages()
     async with one(server.url, stages) as made:

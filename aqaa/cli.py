@@ -238,7 +238,7 @@ def talk(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder for answer-1.wav and so on.")] = Path("."),
 ) -> None:
-    """Hold a conversation with a running stack. Ctrl-C interrupts an answer, a second one ends."""
+    """Hold a conversation with a running stack. Ctrl-C silences an answer, a second one ends."""
     from aqaa.client.terminal import hold_talk
 
     if not out.is_dir():

@@ -135,7 +135,7 @@ async def spoken_questions(devices: Any) -> AsyncIterator[Spoken]:
     threading.Thread(target=read, daemon=True).start()
     number = 0
     while True:
-        print("Enter begins a question, Enter ends it, Ctrl-D leaves.", file=sys.stderr)
+        print("Enter begins a question, over an answer too; Enter ends it, Ctrl-D leaves.", file=sys.stderr)
         if not await lines.get():
             return
         number += 1

@@ -1,4 +1,4 @@
-"""A conversation in the terminal: questions one after another, a line for each turn, Ctrl-C to barge in."""
+"""A conversation in the terminal: one question after the other, a line for each turn, and barge-in."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -48,15 +48,35 @@ class Exchange:
     cut_off: bool
 
 
+@dataclass(eq=False)
+class _Answer:
+    """To a question that was asked. ``cutting``: its cancel, once somebody wants no more of it."""
+
+    number: int
+    question: Spoken
+    turn: Turn
+    speaker: Speaker | None
+    cutting: asyncio.Task[EndReason] | None = None
+
+    def cut_off(self) -> None:
+        """At once silent; the server is told, also how much was heard."""
+        if self.cutting is None:
+            if self.speaker is not None:
+                self.speaker.hush()
+            self.cutting = asyncio.ensure_future(self.turn.cancel())
+
+
 class Talk:
     """Asks one question after the other in one session.
 
-        talk = Talk(client, tell)
+        talk = Talk(client, tell, clock=time.monotonic)
         loop.add_signal_handler(signal.SIGINT, talk.interrupt)
         await talk.run(questions)
 
     ``tell`` gets each Exchange when its turn is over. ``interrupt`` during an answer is a barge-in; a second
-    one, or one while nothing is answered, ends the talk: ``run`` returns, and ``interrupted`` is true.
+    one, or one while nothing is answered, ends the talk: ``run`` returns, and ``interrupted`` is true. With
+    ``barge_in`` the next question may come at any time, and cuts off what is still answered; without, it is
+    waited for when the answer is over.
     """
 
     def __init__(
@@ -65,24 +85,22 @@ class Talk:
         tell: Callable[[Exchange], None],
         *,
         speaker: Callable[[], Speaker] | None = None,
+        barge_in: bool = False,
         clock: Callable[[], float],
     ) -> None:
         self._client = client
         self._tell = tell
         self._speaker = speaker
+        self._barge_in = barge_in
         self._clock = clock
-        self._answering: tuple[Turn, Speaker | None] | None = None
-        self._cutting: asyncio.Task[EndReason] | None = None
+        self._answering: _Answer | None = None
         self._main: asyncio.Task[None] | None = None
         self.interrupted = False
 
     def interrupt(self) -> None:
         """Ctrl-C."""
-        if self._answering is not None and self._cutting is None:
-            turn, speaker = self._answering
-            if speaker is not None:
-                speaker.hush()
-            self._cutting = asyncio.ensure_future(turn.cancel())
+        if self._answering is not None and self._answering.cutting is None:
+            self._answering.cut_off()
             return
         self.interrupted = True
         if self._main is not None:
@@ -100,30 +118,62 @@ class Talk:
 
     async def _converse(self, questions: AsyncIterator[Spoken]) -> None:
         conversation: Conversation | None = None
+        hearing: asyncio.Task[None] | None = None  # the last answer, to its end
         number = 0
         try:
-            async for question in questions:
+            while (question := await self._next(questions, hearing)) is not None:
                 number += 1
                 if conversation is None or conversation.format.sample_rate != question.sample_rate:
                     session = "" if conversation is None else conversation.session_id
                     if conversation is not None:
+                        if hearing is not None:
+                            await hearing
                         await conversation.aclose()
                     conversation = self._client.converse(question.sample_rate, session_id=session)
                     await conversation.__aenter__()
-                self._tell(await self._turn(conversation, number, question))
+                answer = await self._ask(conversation, number, question)
+                self._answering = answer
+                hearing = asyncio.ensure_future(self._hear(answer, hearing))
         finally:
+            if hearing is not None:
+                hearing.cancel()
+                await asyncio.gather(hearing, return_exceptions=True)
             if conversation is not None:
                 await conversation.aclose()
 
-    async def _turn(self, conversation: Conversation, number: int, question: Spoken) -> Exchange:
+    async def _next(
+        self, questions: AsyncIterator[Spoken], hearing: "asyncio.Task[None] | None"
+    ) -> Spoken | None:
+        """The next question, None behind the last one. Raises what the answer that is heard raised."""
+        if hearing is not None and not self._barge_in:
+            await hearing
+        coming = asyncio.ensure_future(_one(questions))
+        try:
+            if hearing is not None:
+                await asyncio.wait({coming, hearing}, return_when=asyncio.FIRST_COMPLETED)
+                if hearing.done() or coming.result() is None:
+                    await hearing
+                elif self._answering is not None:
+                    self._answering.cut_off()
+            return await coming
+        finally:
+            coming.cancel()
+
+    async def _ask(self, conversation: Conversation, number: int, question: Spoken) -> _Answer:
         speaker = self._speaker() if self._speaker is not None else None
         turn = await conversation.turn(player=speaker)
         async for piece in question.pieces:
             await turn.push(piece)
         await turn.commit()
+        return _Answer(number, question, turn, speaker)
+
+    async def _hear(self, answer: _Answer, before: "asyncio.Task[None] | None") -> None:
+        """To its end, and tells it. ``before``: the answer that this question has cut off, if it has."""
+        turn, speaker = answer.turn, answer.speaker
         asked, first, heard = self._clock(), None, ""
-        self._answering, self._cutting = (turn, speaker), None
         try:
+            if before is not None:
+                await before  # soon over, and told first
             async for event in turn:
                 if isinstance(event, Transcript):
                     heard = event.text
@@ -131,15 +181,20 @@ class Talk:
                     first = self._clock() - asked if first is None else first
                     if speaker is not None:
                         await speaker.play(event.pcm, event.sample_rate)
-            if speaker is not None and self._cutting is None:
+            if speaker is not None and answer.cutting is None:
                 await speaker.finish()
-            if self._cutting is not None:
-                await self._cutting
+            if answer.cutting is not None:
+                await answer.cutting
         finally:
-            self._answering = None
+            if self._answering is answer:
+                self._answering = None
             if speaker is not None:
                 speaker.hush()  # nothing is left to be heard, or the turn has failed
-        rate = turn.opened.sample_rate if turn.opened else question.sample_rate
-        return Exchange(
-            number, question.name, heard, turn.text, await turn.pcm(), rate, first, self._cutting is not None
-        )
+        rate = turn.opened.sample_rate if turn.opened else answer.question.sample_rate
+        pcm, cut_off = await turn.pcm(), answer.cutting is not None
+        name = answer.question.name
+        self._tell(Exchange(answer.number, name, heard, turn.text, pcm, rate, first, cut_off))
+
+
+async def _one(questions: AsyncIterator[Spoken]) -> Spoken | None:
+    return await anext(questions, None)

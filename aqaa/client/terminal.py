@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,8 @@ async def _hold(address: str, recordings: Sequence[tuple[str, Audio]], out: Path
             from aqaa.client.microphone import Loudspeaker, sound_devices, spoken_questions
 
             devices = sound_devices()
-            talk = Talk(client, tell, speaker=lambda: Loudspeaker(devices), clock=time.monotonic)
+            speaker = partial(Loudspeaker, devices)
+            talk = Talk(client, tell, speaker=speaker, barge_in=True, clock=time.monotonic)
             questions = spoken_questions(devices)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, talk.interrupt)

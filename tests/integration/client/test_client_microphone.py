@@ -243,6 +243,127 @@ async def test_a_talk_tells_what_the_card_has_taken_and_no_more(keys):
     assert devices.playing[0].heard == SCRIPT.pcm.tobytes()[:320]
 
 
+class Conversing:
+    """``aqaa talk`` without files. The next answer is whole, whatever became of the last."""
+
+    def __init__(self, served, devices: Devices, keys) -> None:
+        self.exchanges, self.served, self.keys = [], served, keys
+        self.talk = Talk(
+            served.client,
+            self._tell,
+            speaker=lambda: Loudspeaker(devices),
+            barge_in=True,
+            clock=lambda: 0.0,
+        )
+        self.running = asyncio.ensure_future(self.talk.run(spoken_questions(devices)))
+        self.devices = devices
+
+    def _tell(self, exchange) -> None:
+        self.exchanges.append(exchange)
+        self.served.orchestrator.cancelled.clear()
+
+    async def recording(self) -> Recording:
+        """The card, after Enter."""
+        count = len(self.devices.recording) + 1
+        self.keys.write("\n")
+        await until(lambda: len(self.devices.recording) == count or self.running.done())
+        return self.devices.recording[-1]
+
+    async def ask(self) -> Playing:
+        """A question, to the first sound of its answer."""
+        card, count = await self.recording(), len(self.devices.playing) + 1
+        card.give(words(2 * BLOCK))
+        self.keys.write("\n")
+        await until(lambda: len(self.devices.playing) == count or self.running.done())
+        return self.devices.playing[-1]
+
+    async def play_on(self, card: Playing) -> None:
+        """All of the answer that is heard."""
+        count = len(self.exchanges) + 1
+        await until(lambda: self.talk._answering.turn.manifest)
+        card.take(len(SCRIPT.pcm))
+        await until(lambda: len(self.exchanges) == count)
+
+
+@in_loop
+async def test_enter_during_an_answer_silences_it_and_begins_the_next_question_at_once(keys):
+    devices, second = Devices(), words(2 * BLOCK, 2)
+    async with serving(hold=10) as served:
+        orchestrator, made = served.orchestrator, Conversing(served, devices, keys)
+        answer, orchestrator.go.set = orchestrator.go.set, lambda: None  # a server that takes its time
+        first = await made.ask()
+        first.take(160)
+        card = await made.recording()
+        assert first.state == "aborted, closed"
+        card.give(second)
+        await until(lambda: orchestrator.steps.count("turn") == 2)
+        assert made.exchanges == []  # nobody waited for the end of what was cut off
+        ((_, cancel),) = [call for call in orchestrator.calls if call[0] == "CancelTurn"]
+        assert cancel.played_samples == 160
+        answer()
+        await until(lambda: made.exchanges)
+        keys.write("\n")
+        await until(lambda: len(devices.playing) == 2)
+        await made.play_on(devices.playing[1])
+        keys.close()
+        await made.running
+    assert [(told.number, told.cut_off) for told in made.exchanges] == [(1, True), (2, False)]
+    assert first.heard == SCRIPT.pcm.tobytes()[:320]
+    np.testing.assert_array_equal(made.exchanges[1].pcm, SCRIPT.pcm)
+    assert next(iter(orchestrator.turns.values())) == cancel.turn_id
+    asked = [np.frombuffer(sound, "<f4") * 32768 for sound in orchestrator.questions.values()]
+    np.testing.assert_array_equal(asked[1], second)
+
+
+@in_loop
+async def test_enter_while_the_last_of_an_answer_sounds_silences_it_too(keys):
+    devices = Devices()
+    async with serving() as served:
+        made = Conversing(served, devices, keys)
+        card = await made.ask()
+        await until(lambda: made.talk._answering.turn.manifest)
+        card.take(160)
+        recording = await made.recording()
+        assert (card.state, recording.open) == ("aborted, closed", True)
+        await until(lambda: made.exchanges)
+        assert made.exchanges[0].cut_off
+        (cancel,) = served.orchestrator.named("Cancel")
+        assert cancel.played_samples == 160
+        recording.give(words(BLOCK))
+        keys.close()
+        await until(lambda: len(devices.playing) == 2)
+        await made.play_on(devices.playing[1])
+        await made.running
+    assert [told.cut_off for told in made.exchanges] == [True, False]
+
+
+@in_loop
+async def test_the_end_of_the_input_during_an_answer_lets_it_be_heard(keys):
+    devices = Devices()
+    async with serving(hold=10) as served:
+        made = Conversing(served, devices, keys)
+        card = await made.ask()
+        keys.close()
+        served.orchestrator.go.set()
+        await made.play_on(card)
+        await made.running
+    assert not made.exchanges[0].cut_off
+    np.testing.assert_array_equal(np.frombuffer(card.heard, np.int16), SCRIPT.pcm)
+
+
+@in_loop
+async def test_ctrl_c_while_a_question_is_spoken_over_an_answer_ends_the_talk(keys):
+    devices = Devices()
+    async with serving(hold=10) as served:
+        made = Conversing(served, devices, keys)
+        await made.ask()
+        await made.recording()
+        made.talk.interrupt()
+        await made.running
+        keys.close()
+    assert made.talk.interrupted
+
+
 @in_loop
 async def test_a_device_that_cannot_be_opened_is_unsupported(keys):
     with pytest.raises(Unsupported, match="loudspeaker"):

@@ -77,7 +77,7 @@ async def test_ctrl_c_cuts_an_answer_off_and_the_next_question_follows():
 
         talk = Talk(served.client, tell, clock=lambda: 0.0)
         running = asyncio.ensure_future(talk.run(questions(2, asked)))
-        while talk._answering is None or not talk._answering[0].text:
+        while talk._answering is None or not talk._answering.turn.text:
             await asyncio.sleep(0)
         talk.interrupt()
         await running
@@ -93,7 +93,7 @@ async def test_a_second_ctrl_c_ends():
     async with serving(hold=8) as served:
         talk = Talk(served.client, exchanges.append, clock=lambda: 0.0)
         running = asyncio.ensure_future(talk.run(questions(3, asked)))
-        while talk._answering is None or not talk._answering[0].text:
+        while talk._answering is None or not talk._answering.turn.text:
             await asyncio.sleep(0)
         talk.interrupt()
         talk.interrupt()

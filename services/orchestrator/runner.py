@@ -62,8 +62,11 @@ class Runner:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._loops:
-                    await asyncio.wait(self._loops)  # what is being taken just now is handed over too
+                    await asyncio.wait(self._loops)
                     self._loops = []
+                while None in self._turns.values():  # what is being taken just now is handed over too
+                    self._changed.clear()
+                    await self._changed.wait()
                 if self._turns and not await self._others():
                     while self._turns:
                         await asyncio.wait(set(self._turns))
@@ -216,6 +219,7 @@ class Runner:
             task = asyncio.current_task()
             if task in self._turns:
                 self._turns[task] = run
+                self._changed.set()
             await run.answer()
 
     async def _leave(self, dispatched: Dispatched, turn: TurnRef) -> None:

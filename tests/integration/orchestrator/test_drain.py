@@ -1,5 +1,6 @@
 """SIGTERM: not ready at once, turns finished or handed over, gone within the grace."""
 
+import asyncio
 import os
 import signal
 
@@ -70,6 +71,41 @@ async def test_a_runner_that_has_nothing_goes_at_once(server):
             "XINFO", "CONSUMERS", "aqaa:dispatch", "runners"
         )
         assert not consumers
+
+
+async def test_a_turn_that_is_being_taken_is_handed_over_too(server, monkeypatch):
+    stages, taken, go_on = StubStages(), asyncio.Event(), asyncio.Event()
+    long = {"lease_seconds": PATIENCE}  # nobody may wait for its end
+    async with (
+        stages.serving() as address,
+        replica(server.url, address, role="front", **long) as front,
+        replica(server.url, address, role="runner", **long) as leaving,
+    ):
+        log = leaving.orchestrator.shared.log
+        pen = log.pen
+
+        async def slowly(*given):
+            taken.set()
+            await go_on.wait()
+            return await pen(*given)
+
+        monkeypatch.setattr(log, "pen", slowly)
+        answering = asyncio.ensure_future(ask(front))
+        await taken.wait()
+        async with replica(server.url, address, role="runner", **long) as other:
+            while len(await log.link.command("XINFO", "CONSUMERS", "aqaa:dispatch", "runners")) < 2:
+                await asyncio.sleep(0.005)
+            draining = asyncio.ensure_future(leaving.orchestrator.drain(PATIENCE))
+            while not leaving.orchestrator.runner._stopping or leaving.orchestrator.runner._loops:
+                await asyncio.sleep(0.005)
+            for _ in range(5):  # long enough for a drain that does not wait for it
+                await log.link.command("PING")
+            assert not draining.done()
+            go_on.set()
+            await draining
+            assert leaving.orchestrator.runner.turns == 0
+            assert (await answering).manifest is not None
+            await nothing_left(stages, front, leaving, other)
 
 
 async def test_a_front_tells_to_the_end_what_it_tells(server):

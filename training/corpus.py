@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.domain import Item, Spoken, loose_sentences, speak_sentences, training_items
+from training.domain import Item, Spoken, loose_questions, loose_sentences, speak_sentences, training_items
 
 SHARD = 250
 
@@ -33,6 +33,7 @@ class CorpusConfig:
     """Sizes and seeds. So many questions are rendered once more by Kokoro, the slow teacher, and by Pico."""
 
     items: int = 30000
+    loose_items: int = 6000
     speak: int = 7000
     loose: int = 12000
     kokoro_items: int = 3000
@@ -109,6 +110,7 @@ def load_items(path: Path) -> list[Item]:
 def write_texts(folder: Path, config: CorpusConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     items = training_items(config.items, config.seed)
+    items += loose_questions(config.loose_items, config.seed + 5, items)
     spoken = {s: None for item in items for s in item.answer}
     spoken |= {s: None for item in items for a in item.answer for s in [Spoken(a.text)]}
     spoken |= dict.fromkeys(speak_sentences(config.speak, config.seed + 1))
@@ -142,7 +144,7 @@ def question_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
         _once(t.__name__, t) for t in (HeartQuestions, FliteQuestions, FestivalQuestions)
     )
     rng = np.random.default_rng([config.seed, 1, shard])
-    indices = range(shard * SHARD, min((shard + 1) * SHARD, config.items))
+    indices = range(shard * SHARD, min((shard + 1) * SHARD, config.items + config.loose_items))
     items = load_items(folder / "items.jsonl")
     who = rng.choice(3, len(indices), p=[0.58, 0.27, 0.15])
     festivals = [i for i, w in zip(indices, who, strict=True) if w == 2]
@@ -211,7 +213,7 @@ def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes:
     spoken = len((folder / "spoken.jsonl").read_text().splitlines())
     counts = {
         "answers": -(-spoken // SHARD),
-        "questions": -(-config.items // SHARD),
+        "questions": -(-(config.items + config.loose_items) // SHARD),
         "kokoro": config.kokoro_items // 50,
         "pico": config.pico_items // SHARD,
     }

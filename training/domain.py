@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -348,6 +348,17 @@ def loose_sentence(rng: random.Random) -> str:
         names = facts["days"] + facts["months"]
         return f"{rng.choice(names)} comes {rng.choice(('after', 'before'))} {rng.choice(names)}"
     return " ".join(rng.sample(fixed_words(), rng.randint(3, 6)))
+
+
+def loose_questions(n: int, seed: int, asked: Iterable[Item]) -> list[Item]:
+    """``n`` rows of words that ``asked`` holds, each as often as the others, which nano does not know: what
+    is heard here can not be guessed."""
+    rng = random.Random(seed)
+    texts = (part for item in asked for part in item.question.split(". "))
+    words = sorted({word.strip(",.?") for text in texts for word in text.split()[1:]} - {""})
+    rows = (" ".join(rng.sample(words, rng.randint(4, 9))) for _ in range(n))
+    answer = (Spoken(domain()["unknown"]),)
+    return [Item("unknown", sentence_case(row, rng.choice(".?")), answer, "train") for row in rows]
 
 
 @lru_cache(maxsize=1)

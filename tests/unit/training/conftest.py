@@ -9,7 +9,7 @@ from training.corpus import Corpus, CorpusConfig, write_texts
 from training.sequences import Language
 from training.tokens import save_groups, train_vocabulary
 
-SMALL = CorpusConfig(items=300, speak=60, loose=40, kokoro_items=50)
+SMALL = CorpusConfig(items=300, speak=60, loose=40, loose_items=20, kokoro_items=50)
 
 
 @pytest.fixture(scope="session")

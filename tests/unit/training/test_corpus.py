@@ -20,7 +20,7 @@ from training.corpus import (
     write_texts,
 )
 
-CONFIG = CorpusConfig(items=50, speak=10, loose=10, kokoro_items=50)
+CONFIG = CorpusConfig(items=50, speak=10, loose=10, loose_items=0, kokoro_items=50)
 
 
 class Rendering:

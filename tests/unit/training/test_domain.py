@@ -17,6 +17,7 @@ from training.domain import (
     bucket,
     domain,
     held_out_items,
+    loose_questions,
     loose_sentences,
     number,
     sentence_case,
@@ -250,6 +251,15 @@ class TestShares:
         wanted = {word for text in texts for word in re.findall(r"\w+", text.lower())}
         assert len(wanted) > 150
         assert min(said[word] for word in wanted) >= 25
+
+    def test_loose_questions_ask_every_word_and_nothing_that_evaluation_asks(self, training, held_out):
+        loose = loose_questions(CONFIG.loose_items, CONFIG.seed + 5, training)
+        asked = Counter(word for item in loose for word in re.findall(r"[\w']+", item.question.lower()))
+        assert len(asked) > 400
+        assert min(asked.values()) > 25
+        assert {item.answer_text for item in loose} == {domain()["unknown"]}
+        plain = {" ".join(re.findall(r"[\w']+", item.question.lower())) for item in loose}
+        assert not plain & {" ".join(re.findall(r"[\w']+", item.question.lower())) for item in held_out}
 
 
 def test_items_depend_on_the_seed_alone():

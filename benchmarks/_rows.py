@@ -15,6 +15,7 @@ from benchmarks.sessions import GOAL as SESSIONS
 FIRST_SECONDS: Final = 0.6
 FACTOR: Final = 0.5
 ENGINE: Final = 1.5
+IN_FLIGHT: Final = 8
 BATCH: Final = 1.0
 
 
@@ -52,11 +53,12 @@ def engine_vs_hf(figures: Figures) -> Iterator[Row]:
             f"{base['tokens_per_second']:.0f} tokens/s)"
             for name, side in sides.items()
         )
+        together = count == IN_FLIGHT  # where the goal is set
         met = max(side["ratio"] for side in sides.values()) >= ENGINE
         yield Row(
             f"torch engine against Hugging Face `generate`, {count} in flight",
-            f"≥ {ENGINE:g}×",
-            found + _verdict(met),
+            f"≥ {ENGINE:g}×" if together else "",
+            found + (_verdict(met) if together else ""),
         )
 
 

@@ -17,8 +17,9 @@ class SlotCache:
     finds its history.
 
     Attributes:
-        by_slot_LSCE: (layers, slots, capacity, 2 · G · d) float32, keys before values.
-        rows: per layer (slots · capacity, 2 · G · d), a view.
+        by_slot_LKSGCd: (layers, 2, slots, G, capacity, d) float32, keys before values. A head's positions lie
+            side by side: spread a power of two apart, they would push each other out of the processor's caches.
+        rows: per layer (2 · slots · G · capacity, d), a view.
         keys, values: per layer, views of them as (slots, G, capacity, d).
     """
 
@@ -26,18 +27,23 @@ class SlotCache:
         self.slots, self.capacity = slots, capacity
         groups, size = config.num_attention_groups, config.head_dim
         # Zeros, not empty: masked keys are still multiplied, and a NaN would survive the mask.
-        self.by_slot_LSCE = torch.zeros(config.num_hidden_layers, slots, capacity, 2 * groups * size)
-        self.rows: tuple[Tensor, ...] = self.by_slot_LSCE.flatten(1, 2).unbind()
-        self.keys, self.values = (
-            half.view(-1, slots, capacity, groups, size).transpose(2, 3).unbind()
-            for half in self.by_slot_LSCE.chunk(2, -1)
-        )
+        self.by_slot_LKSGCd = torch.zeros(config.num_hidden_layers, 2, slots, groups, capacity, size)
+        self.rows: tuple[Tensor, ...] = self.by_slot_LKSGCd.flatten(1, 4).unbind()
+        self.keys, self.values = (half.unbind() for half in self.by_slot_LKSGCd.unbind(1))
+        # Of position 0 of slot 0, the rows of its keys and values; each position is one row further.
+        self._first_rows_KG = torch.arange(2 * slots * groups).view(2, slots, groups)[:, 0] * capacity
+        self._slot_rows = groups * capacity
         self._held: list[list[int]] = [[] for _ in range(slots)]
         self._free: dict[int, None] = dict.fromkeys(range(slots))
 
     @property
     def free_slots(self) -> int:
         return len(self._free)
+
+    def rows_of(self, slots: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """Which `rows` hold the keys and values of N places: (N · 2 · G,), a place's own side by side."""
+        firsts_N = torch.tensor([s * self._slot_rows + p for s, p in zip(slots, positions, strict=True)])
+        return (firsts_N[:, None] + self._first_rows_KG.flatten()).flatten()
 
     def acquire(self, ids: Sequence[int]) -> tuple[int, int] | None:
         """Take a slot for a sequence that begins with `ids`.
@@ -54,7 +60,7 @@ class SlotCache:
         slot = next(iter(self._free))
         del self._free[slot]
         if slot != source and reused:
-            self.by_slot_LSCE[:, slot, :reused] = self.by_slot_LSCE[:, source, :reused]
+            self.by_slot_LKSGCd[:, :, slot, :, :reused] = self.by_slot_LKSGCd[:, :, source, :, :reused]
         self._held[slot] = list(ids[:reused])
         return slot, reused
 

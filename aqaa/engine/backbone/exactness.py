@@ -46,8 +46,8 @@ def decoding_equals_prefill(weights: DecoderWeights, capacity: int, tiles: Seque
     generator = torch.Generator().manual_seed(_SEED)
     cache = SlotCache(weights.config, 3, capacity)
     # Ordinary content for the positions that the test does not compute.
-    cache.by_slot_LSCE.normal_(generator=generator)
-    cache.by_slot_LSCE[:, _AGAIN] = cache.by_slot_LSCE[:, _PREFILLED]
+    cache.by_slot_LKSGCd.normal_(generator=generator)
+    cache.by_slot_LKSGCd[:, :, _AGAIN] = cache.by_slot_LKSGCd[:, :, _PREFILLED]
     forward, head = Forward(weights, cache, tiles), Head(weights, exact=bool(tiles))
     size = max(tiles, default=TILE_ROWS)
     part = 1 if size == TILE_ROWS else TILE_ROWS
@@ -71,6 +71,6 @@ def decoding_equals_prefill(weights: DecoderWeights, capacity: int, tiles: Seque
                 for again, once in zip(head.score(again_ND, legal), head.score(once_ND, legal), strict=True)
             ):
                 return False
-        if not torch.equal(cache.by_slot_LSCE[:, _AGAIN], cache.by_slot_LSCE[:, _PREFILLED]):
+        if not torch.equal(cache.by_slot_LKSGCd[:, :, _AGAIN], cache.by_slot_LKSGCd[:, :, _PREFILLED]):
             return False
     return True

@@ -93,16 +93,16 @@ class Forward:
         groups, size = config.num_attention_groups, config.head_dim
         real, width, eps = len(rows), config.hidden_size, config.rms_norm_eps
         ids = torch.tensor([row.token_id for row in rows] + [0] * (padded - real))
-        places = torch.tensor([row.slot * cache.capacity + row.position for row in rows])
+        places = cache.rows_of([row.slot for row in rows], [row.position for row in rows])
         runs = tuple(self._runs(rows))
         x_ND = weights.embeddings.index_select(0, ids)
         mixed_ND = torch.zeros(padded, width)
         mixed_NGQd = mixed_ND.view(padded, groups, -1, size)
-        for layer, kv_RE, keys, values in zip(
+        for layer, kv_Rd, keys, values in zip(
             weights.layers, cache.rows, cache.keys, cache.values, strict=True
         ):
             qkv = torch.mm(F.rms_norm(x_ND, (width,), layer.input_norm, eps), layer.query_key_value)
-            kv_RE.index_copy_(0, places, qkv[:real, width:])
+            kv_Rd.index_copy_(0, places, qkv[:real, width:].reshape(-1, size))
             query_NGQd = qkv[:, :width].view(padded, groups, -1, size)
             for run in runs:
                 self._attend(run, query_NGQd, keys, values, mixed_NGQd)

@@ -31,11 +31,11 @@ def test_a_prefix_of_a_running_request_is_copied_and_the_last_id_left_to_compute
     cache = SlotCache(CONFIG, 2, 16)
     first, _ = cache.acquire([5, 6, 7, 8])
     cache.record(first, [5, 6, 7, 8])
-    cache.by_slot_LSCE[:, first] = 3.0
+    cache.by_slot_LKSGCd[:, :, first] = 3.0
     second, reused = cache.acquire([5, 6, 7])
     assert reused == 2
-    assert (cache.by_slot_LSCE[:, second, :2] == 3).all()
-    assert (cache.by_slot_LSCE[:, second, 2:] == 0).all()
+    assert (cache.by_slot_LKSGCd[:, :, second, :, :2] == 3).all()
+    assert (cache.by_slot_LKSGCd[:, :, second, :, 2:] == 0).all()
 
 
 def test_only_computed_ids_are_shared():
@@ -66,5 +66,5 @@ def test_what_a_slot_is_given_is_what_a_computation_would_have_written(actions):
             for token_id in ids[: position + 1]:
                 key = key * 3 + token_id + 1
             if position < reused:
-                assert (cache.by_slot_LSCE[:, slot, position] == key).all()
-            cache.by_slot_LSCE[:, slot, position] = key
+                assert (cache.by_slot_LKSGCd[:, :, slot, :, position] == key).all()
+            cache.by_slot_LKSGCd[:, :, slot, :, position] = key

@@ -37,7 +37,9 @@ NEEDED_TO_SERVE = {"grpc_health": "serve", "redis": "serve"}
 Out = Annotated[Path, typer.Option("--out", help="Where the answer is written, as WAV.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="The same seed gives the same answer.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice by default.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads of a pass; a bigger model wants more than one.")
+]
 BundleDir = Annotated[
     Path | None,
     typer.Option("--bundle", envvar="AQAA_BUNDLE", help="A model bundle's folder; nano by default."),
@@ -102,7 +104,9 @@ def ask(
         typer.Option(envvar="AQAA_ADDRESS", help="A stack that must answer; else that of aqaa up may."),
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Answer in this process, without services.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, with --local.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of a pass, with --local; 1 by default.")
+    ] = None,
 ) -> None:
     """Answer a spoken question with speech: ask a running stack, else start one and end it again."""
     if threads is not None and not local:
@@ -113,7 +117,7 @@ def ask(
     manifest = None if root is None else read_manifest(root)
     audio = read_question(question, manifest)
     if local and root is not None:
-        pipeline = loaded(root, threads)
+        pipeline = loaded(root, threads or 1)
         with progress_bar(Console(stderr=True), "listening and answering"):
             answer: Answer = pipeline.ask(audio, seed=seed)
     else:
@@ -130,7 +134,7 @@ def say(
     seed: Seed = 0,
     bundle: BundleDir = None,
     picture: Picture = None,
-    threads: Threads = None,
+    threads: Threads = 1,
 ) -> None:
     """Say a text in the bundle's voice."""
     root = bundle_dir(bundle)
@@ -151,7 +155,7 @@ def tokens(
     recording: Annotated[Path, typer.Argument(help="A recording: WAV or FLAC, 8 to 48 kHz, mono or stereo.")],
     as_json: AsJson = False,
     bundle: BundleDir = None,
-    threads: Threads = None,
+    threads: Threads = 1,
 ) -> None:
     """Print the audio tokens of a recording, a group a line."""
     root = bundle_dir(bundle)
@@ -216,7 +220,6 @@ def up(
 
     plan = Plan(
         bundle=root.resolve(),
-        cores=stack.cores(),
         environ=dict(os.environ),
         redis_url=redis_url,
         data=data,
@@ -290,7 +293,7 @@ def check_outputs(out: Path, picture: Path | None) -> None:
             raise BadArgument(f"{path}: cannot be written, its folder does not exist")
 
 
-def loaded(root: Path, threads: int | None) -> Pipeline:
+def loaded(root: Path, threads: int) -> Pipeline:
     """The pipeline of a bundle. torch is imported here, and nowhere before."""
     with progress_bar(Console(stderr=True), "loading the models") as progress:
         return pipeline_class().load(root, threads=threads, progress=progress)

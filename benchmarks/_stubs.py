@@ -67,7 +67,6 @@ def plan_of_stubs(core: int, slots: int, groups: int) -> Plan:
     pinned = (sys.executable, "-c", PINNED, str(core), *PROGRAMS[ORCHESTRATOR])
     return Plan(
         bundle=Path("stubs"),
-        cores=1,
         environ=up.where_services_are(os.environ),
         port=0,
         ready_seconds=READY_SECONDS,

@@ -1,6 +1,6 @@
 """What the tokenizer and the vocoder cost: seconds of computing for a second of audio, first PCM apart.
 
-    python -m benchmarks.codec [--bundle models/nano] [--threads 2] [--seconds 12]
+    python -m benchmarks.codec [--bundle models/nano] [--threads 1] [--seconds 12]
 
 Without a bundle random weights of nano's sizes are used: the cost is the same. Wall time needs a machine
 with nothing else to do; processor time, over all threads, stands beside it.
@@ -71,7 +71,7 @@ def cost(run: Callable[[], object]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the cost of the tokenizer and the vocoder.")
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of a pass")
     parser.add_argument("--seconds", type=float, default=12.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

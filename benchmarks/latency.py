@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/nano"))
     parser.add_argument("--questions", type=Path, default=Path("examples"), help="a folder of WAV")
     parser.add_argument("--n", type=int, default=30, help="turns; with few questions, asked again")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of a pass")
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     given = parser.parse_args(arguments)
     asked = questions(given.questions)

@@ -146,7 +146,7 @@ def measure_floor(
 
 
 def measure_bundle(
-    bundle: Path, out: Path, recordings: Recordings, questions: Sequence[Question], ears: Ears, threads: int
+    bundle: Path, out: Path, recordings: Recordings, questions: Sequence[Question], ears: Ears
 ) -> dict[int, AnswerRow]:
     """Answer rows of all ``questions``, those of earlier runs with this bundle included."""
     texts = fingerprint(TEXTS / f"{recordings.split}.jsonl")
@@ -158,7 +158,7 @@ def measure_bundle(
     if missing:
         from aqaa.engine.pipeline import Pipeline
 
-        pipeline = Pipeline.load(bundle, threads=threads)
+        pipeline = Pipeline.load(bundle)
         normal: dict[str, Answer] = {}
         for question in track(missing, "asking"):
             ledger.add(answer_row(pipeline, question, recordings.read(question), ears, normal))
@@ -171,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "dev"), default="test")
     parser.add_argument("--n", type=int, default=660, help="how many questions, from the beginning")
     parser.add_argument("--out", type=Path, default=Path("work/eval/report"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of teacher and judge; a pass of the bundle takes one"
+    )
     parser.add_argument("--floor-only", action="store_true", help="judge only questions and teacher")
     given = parser.parse_args(arguments)
     split: Split = given.split
@@ -181,11 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     judge = JudgeConfig(threads=given.threads)
     ears = Ears(Judge(judge), dnsmos)
     floor = measure_floor(recordings, questions, ears, judge)
-    answers = (
-        {}
-        if given.floor_only
-        else measure_bundle(given.bundle, given.out, recordings, questions, ears, given.threads)
-    )
+    answers = {} if given.floor_only else measure_bundle(given.bundle, given.out, recordings, questions, ears)
     report = summary(questions, answers, floor)
     report["split"] = split
     report["bundle"] = None if given.floor_only else str(given.bundle)

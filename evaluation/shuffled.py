@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "dev"), default="test")
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of the teacher; a pass of the bundle takes one"
+    )
     given = parser.parse_args(arguments)
 
     from aqaa.engine.pipeline import Pipeline
@@ -123,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     questions = [q for q in read_texts(given.split) if q.kind not in LEFT_OUT][: given.n]
     recordings.render(questions, given.threads)
     asked = [(question, recordings.read(question)) for question in questions]
-    result = compare(Pipeline.load(given.bundle, threads=given.threads), asked, given.seed)
+    result = compare(Pipeline.load(given.bundle), asked, given.seed)
     for name, found in (("in order", result.ordered), ("shuffled", result.shuffled)):
         print(f"{name:9s} {found.value:6.1%} right ({found.low:.1%} to {found.high:.1%}), n {found.n}")
     print(f"chance    {result.chance:6.1%}: {'reached' if result.at_chance else 'not reached'} by shuffling")

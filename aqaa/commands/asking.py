@@ -140,11 +140,10 @@ async def _answer_of_our_own(wish: Wish, bundle: Path, progress: OnProgress) -> 
     from aqaa.stack.plan import ORCHESTRATOR, Plan
     from aqaa.stack.screen import Quiet, Ready, line_for_people
     from aqaa.stack.supervise import Supervisor
-    from aqaa.stack.up import cores, prepared
+    from aqaa.stack.up import prepared
 
     plan = Plan(
         bundle=bundle.resolve(),
-        cores=cores(),
         environ=dict(os.environ),
         port=0,
         ready_seconds=READY_SECONDS,

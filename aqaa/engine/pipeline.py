@@ -159,14 +159,17 @@ class Pipeline:
         self.vocoder = Vocoder.load(bundle)
 
     @classmethod
-    def load(cls, bundle_dir: Path, *, threads: int | None = None, progress: Progress | None = None) -> Self:
+    def load(cls, bundle_dir: Path, *, threads: int = 1, progress: Progress | None = None) -> Self:
         """Verifies and loads a bundle, and runs one silent turn so that the first real one is warm.
+
+        ``threads`` of each pass are set for the whole process. Nano's products are so small that a second
+        thread costs more than it gives, and with one the same seed gives the same bits on any number of
+        cores; a bigger model wants more.
 
         Raises:
             BundleError: the bundle must not be loaded; the message says why.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         report = progress or (lambda what, share: None)
         bundle = Bundle.open(bundle_dir, progress=lambda what, share: report(what, 0.3 * share))
         pipeline = cls(bundle)

@@ -1,7 +1,6 @@
 """The whole product on one machine: `aqaa up`.
 
 plan          what is started how; pure
-cores         how the machine's cores are divided; pure
 launcher      the first moments of every child: it must not outlive us
 children      one child: its lines, its end, its stop
 valkey        the embedded server of the turn log

@@ -1,7 +1,7 @@
 """What `aqaa up` starts: which programs, with which flags and environment, in which order. Pure.
 
 What the stack decides (addresses, the bundle, how long a drain may take) goes in as flags. What it only
-proposes (profile, threads) goes in as environment, and only where neither environment nor settings file says
+proposes (the profile) goes in as environment, and only where neither environment nor settings file says
 otherwise. The turn log's URL may hold a password, so it is never on a command line.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from aqaa.errors import SettingsError
-from aqaa.stack.cores import divide, quiet
 
 HOST: Final = "127.0.0.1"
 STAGES: Final = ("tokenizer", "llm", "vocoder")
@@ -23,6 +22,15 @@ SERVICES: Final = (ORCHESTRATOR, *STAGES)
 
 STOP_ORDER: Final = ((ORCHESTRATOR,), ("llm", "vocoder", "tokenizer"), (VALKEY,))
 """Who is stopped together; the next ones when these are gone. The turns of the first need all the others."""
+
+QUIET: Final[Mapping[str, str]] = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Of every child: no numeric library takes threads that nobody asked for, none spins while it waits. How many
+compute a pass is the service's setting ``threads``, which goes before these."""
 
 DEFAULT_PORT: Final = 50050
 """Of the orchestrator: where `aqaa talk` looks first."""
@@ -44,7 +52,6 @@ class Plan:
     """
 
     bundle: Path
-    cores: int
     environ: Mapping[str, str]
     redis_url: str | None = None
     data: Path | None = None
@@ -104,17 +111,8 @@ def _command(plan: Plan, service: str, flags: Mapping[str, str], secret: Mapping
         **flags,
     }
     words = tuple(word for name, value in flags.items() for word in (f"--{name}", value))
-    threads = 1
-    proposed = {"profile": "development"}
-    if service in STAGES:
-        threads = getattr(divide(plan.cores), service)
-        proposed["threads"] = str(threads)
-    names = {f"AQAA_{service.upper()}_{name.upper()}": (name, value) for name, value in proposed.items()}
-    unsaid = {
-        variable: value
-        for variable, (name, value) in names.items()
-        if name not in plan.given.get(service, ())
-    }
+    said = "profile" in plan.given.get(service, ())
+    proposed = {} if said else {f"AQAA_{service.upper()}_PROFILE": "development"}
     # a log line shall not wait for a buffer to fill
-    environ = {**quiet(threads), "PYTHONUNBUFFERED": "1", **unsaid, **plan.environ, **secret}
+    environ = {**QUIET, "PYTHONUNBUFFERED": "1", **proposed, **plan.environ, **secret}
     return Command(service, (*plan.programs[service], *words), environ)

@@ -44,13 +44,6 @@ def prepared(plan: Plan) -> Plan:
     return replace(plan, environ=where_services_are(plan.environ), given=given_in(Path(file)) if file else {})
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def where_services_are(environ: Mapping[str, str]) -> Mapping[str, str]:
     """An environment in which ``python -m services.llm`` works: from this aqaa's checkout, or installed.
 

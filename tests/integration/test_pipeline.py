@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from aqaa.audio.decode import read_audio
 from aqaa.engine.pipeline import Pipeline, Sounded, Understood
@@ -15,7 +16,8 @@ BUNDLE, QUESTION = ROOT / "models" / "nano", ROOT / "examples" / "question.wav"
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline.load(BUNDLE, threads=1)
+    torch.set_num_threads(2)  # what a process may have been told before
+    return Pipeline.load(BUNDLE)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,10 @@ def listened(pipeline, pcm, edges, seed=3):
     sound = np.concatenate([event.pcm for event in events if isinstance(event, Sounded)])
     (understood,) = (event.text for event in events if isinstance(event, Understood))
     return [token_id for token_id, _ in turn.answer_tokens], sound, understood
+
+
+def test_one_thread_computes_unless_told_otherwise(pipeline):
+    assert torch.get_num_threads() == 1
 
 
 def test_an_answer_is_text_and_speech_of_the_same_length_as_its_groups(pipeline, answer):

@@ -27,7 +27,7 @@ class FakePipeline:
         self.answer = answer
         self.calls: list[tuple[Any, ...]] = []
 
-    def load(self, bundle_dir: Path, *, threads: int | None = None, progress: Any = None) -> "FakePipeline":
+    def load(self, bundle_dir: Path, *, threads: int = 1, progress: Any = None) -> "FakePipeline":
         self.calls.append(("load", bundle_dir, threads))
         progress("reading weights", 0.5)
         return self
@@ -84,7 +84,7 @@ def test_ask_writes_the_answer_and_tells_what_was_heard_and_when(
     run: Run, pipeline: FakePipeline, question: Path, tmp_path: Path
 ) -> None:
     code, out, err = run(
-        "ask", str(question), "--out", "answer.wav", "--seed", "7", "--local", "--threads", "1"
+        "ask", str(question), "--out", "answer.wav", "--seed", "7", "--local", "--threads", "3"
     )
     assert (code, err) == (0, "")
     for shown in (
@@ -99,7 +99,7 @@ def test_ask_writes_the_answer_and_tells_what_was_heard_and_when(
     written = read_audio(tmp_path / "answer.wav")
     assert written.sample_rate == 24000
     np.testing.assert_allclose(written.samples, pipeline.answer.pcm.clip(-1, 1), atol=1 / 32768)
-    assert pipeline.calls[0][2] == 1
+    assert pipeline.calls[0][2] == 3
     assert pipeline.calls[1][2] == 7
 
 
@@ -185,6 +185,20 @@ def test_say_passes_text_style_and_seed(run: Run, pipeline: FakePipeline) -> Non
     code, _, _ = run("say", "Good morning.", "--style", "slow", "--seed", "3", "--out", "answer.wav")
     assert code == 0
     assert pipeline.calls[-1] == ("say", "Good morning.", 3, "slow")
+
+
+def test_one_thread_computes_unless_told_otherwise(
+    run: Run, pipeline: FakePipeline, question: Path, bundle_dir: Path
+) -> None:
+    commands = (
+        ("ask", str(question), "--out", "answer.wav", "--local"),
+        ("say", "Hello.", "--out", "answer.wav"),
+        ("tokens", str(question)),
+    )
+    for command in commands:
+        pipeline.calls.clear()
+        assert run(*command)[0] == 0
+        assert pipeline.calls[0] == ("load", bundle_dir, 1), command
 
 
 def test_tokens_prints_a_group_a_line(run: Run, pipeline: FakePipeline, question: Path) -> None:

@@ -25,7 +25,6 @@ def plan_of_fakes(**changes) -> Plan:
     programs = {name: (sys.executable, str(FAKE), name) for name in SERVICES}
     defaults = {
         "bundle": Path("nano"),
-        "cores": 2,
         "port": 0,
         "ready_seconds": HANG_GUARD,
         "drain_seconds": 5.0,

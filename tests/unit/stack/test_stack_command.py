@@ -38,7 +38,6 @@ def test_the_defaults_need_nothing_but_a_bundle(planned, bundle_dir):
     status, plan, json_logs = planned()
     assert (status, json_logs) == (7, False)
     assert (plan.bundle, plan.port, plan.redis_url, plan.data) == (bundle_dir.resolve(), 50050, None, None)
-    assert plan.cores >= 1
     assert plan.environ["AQAA_BUNDLE"] == str(bundle_dir)
 
 
@@ -65,14 +64,14 @@ def test_a_bundle_that_is_not_there_is_refused(planned, tmp_path, capsys):
 def test_a_settings_file_is_read_before_anything_starts(tmp_path):
     environ = {"AQAA_CONFIG": str(tmp_path / "missing.toml")}
     with pytest.raises(SettingsError, match=r"missing\.toml"):
-        up.run(Plan(bundle=tmp_path, cores=1, environ=environ), json_logs=True)
+        up.run(Plan(bundle=tmp_path, environ=environ), json_logs=True)
 
 
 def test_failures_are_json_with_json_logs(capsys, tmp_path, monkeypatch):
     """A stage of this plan ends at once: everything on standard error is JSON all the same."""
     monkeypatch.setattr(up, "where_services_are", lambda environ: environ)
     programs = {"llm": (sys.executable, "-c", "print('not JSON'); raise SystemExit(4)")}
-    plan = Plan(tmp_path, 1, {}, programs=programs, stages=("llm",), port=0)
+    plan = Plan(tmp_path, {}, programs=programs, stages=("llm",), port=0)
     assert up.run(plan, json_logs=True) == 1
     *_, output, failed = map(json.loads, capsys.readouterr().err.splitlines())
     assert output == {"service": "llm", "event": "output", "text": "not JSON"}

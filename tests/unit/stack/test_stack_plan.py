@@ -5,19 +5,16 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aqaa.errors import SettingsError
 from aqaa.stack import up
-from aqaa.stack.cores import divide, quiet
 from aqaa.stack.health import Listening, listening_of
-from aqaa.stack.plan import STAGES, Plan, given_in, orchestrator_command, stage_command
+from aqaa.stack.plan import QUIET, STAGES, Plan, given_in, orchestrator_command, stage_command
 from aqaa.stack.screen import Ready, Screen, line_for_people
 
 
 def plan(**changes) -> Plan:
-    return Plan(**{"bundle": Path("/models/nano"), "cores": 8, "environ": {"HOME": "/home/me"}, **changes})
+    return Plan(**{"bundle": Path("/models/nano"), "environ": {"HOME": "/home/me"}, **changes})
 
 
 def flags(command):
@@ -25,25 +22,7 @@ def flags(command):
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-@given(st.integers(4, 1024))
-def test_from_four_cores_on_nobody_shares_one(cores):
-    threads = divide(cores)
-    assert 1 + threads.tokenizer + threads.llm + threads.vocoder == cores
-    assert 0 <= threads.vocoder - threads.llm <= 1
-
-
-@pytest.mark.parametrize("cores", [1, 2, 3])
-def test_few_cores_are_shared_by_single_threads(cores):
-    threads = divide(cores)
-    assert (threads.tokenizer, threads.llm, threads.vocoder) == (1, 1, 1)
-
-
-def test_no_core_is_refused():
-    with pytest.raises(ValueError, match="cores = 0"):
-        divide(0)
-
-
-def test_a_stage_is_told_its_bundle_threads_and_that_it_is_on_this_machine_alone():
+def test_a_stage_is_told_its_bundle_and_that_it_is_on_this_machine_alone():
     command = stage_command(plan(), "vocoder")
     assert command.argv[1:4] == ("-P", "-m", "services.vocoder")
     assert flags(command) == {
@@ -52,9 +31,12 @@ def test_a_stage_is_told_its_bundle_threads_and_that_it_is_on_this_machine_alone
         "--drain-seconds": "10",
         "--bundle": "/models/nano",
     }
-    expected = {"AQAA_VOCODER_THREADS": "3", "AQAA_VOCODER_PROFILE": "development", "HOME": "/home/me"}
-    assert command.environ.items() >= {**expected, **quiet(3)}.items()
-    assert command.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert command.environ == {
+        **QUIET,
+        "PYTHONUNBUFFERED": "1",
+        "AQAA_VOCODER_PROFILE": "development",
+        "HOME": "/home/me",
+    }
 
 
 def test_what_the_user_says_is_not_overruled():
@@ -72,8 +54,7 @@ def test_the_orchestrator_is_told_where_the_others_are_and_no_secret_on_its_comm
     assert flags(command)["--llm"] == "127.0.0.1:50052"
     assert command.environ["AQAA_ORCHESTRATOR_REDIS_URL"] == url
     assert not any("secret" in word for word in command.argv)
-    assert "AQAA_ORCHESTRATOR_THREADS" not in command.environ
-    assert command.environ["OMP_NUM_THREADS"] == "1"
+    assert command.environ.items() >= QUIET.items()
 
 
 def test_the_settings_file_says_what_it_gives(tmp_path):

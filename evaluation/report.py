@@ -84,7 +84,8 @@ def floor_figures(questions: Iterable[Question], rows: Mapping[int, FloorRow]) -
 
 
 def same(expected: str, given: str) -> bool:
-    return normalise(expected) == normalise(given)
+    """Whether two texts are the same words, however they are joined: Whisper writes "bluebird" for a blue bird."""
+    return normalise(expected).replace(" ", "") == normalise(given).replace(" ", "")
 
 
 def style_figures(rows: Iterable[AnswerRow | FloorRow]) -> Figures:

@@ -100,7 +100,7 @@ def fields(folder: Path, config: backbone.BackboneTraining) -> dict[str, Any]:
             "files": {"weights": "backbone.safetensors"},
         },
         "vocoder": {
-            "sample_rate": 24000, "mel_hop": 240, "mel_bins": 80, "flow_steps": 4,
+            "sample_rate": 24000, "mel_hop": 240, "mel_bins": 80, "flow_steps": 2,
             "tiles": {"schedule": [3, 4, 6, 12], "left_groups": 2, "right_groups": 2, "shapes": [8, 10, 16]},
             "wave_context_frames": wave.NANO.frames_before,
             "flow": {

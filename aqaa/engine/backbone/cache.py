@@ -18,7 +18,7 @@ class SlotCache:
 
     Attributes:
         by_slot_LKSGCd: (layers, 2, slots, G, capacity, d) float32, keys before values. A head's positions lie
-            side by side: spread a power of two apart, they would push each other out of the processor's caches.
+            side by side: a power of two apart, they would push each other out of the processor's caches.
         rows: per layer (2 · slots · G · capacity, d), a view.
         keys, values: per layer, views of them as (slots, G, capacity, d).
     """

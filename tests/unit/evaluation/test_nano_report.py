@@ -11,7 +11,7 @@ from evaluation_cases import FakePipeline, speak, tone
 from aqaa.audio.decode import Audio
 from evaluation.heldout import Question
 from evaluation.nano import Answer, Ears, answer_row, floor_row
-from evaluation.report import GOALS, cell, markdown, plain, summary
+from evaluation.report import GOALS, cell, markdown, plain, same, summary
 from evaluation.results import AnswerRow, FloorRow
 from training.voices import Rendering
 
@@ -151,3 +151,16 @@ def test_an_answer_without_sound_has_no_score(pipeline: FakePipeline, asked: Ask
     report = summary([question], {0: row}, {})
     assert report["groups"]["all"]["text_right"]["value"] == 1.0
     assert report["groups"]["all"]["speech_wer"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("expected", "given", "held"),
+    [
+        ("The blue bird sings.", "the bluebird sings", True),
+        ("The bluebird sings.", "The blue bird sings!", True),
+        ("The blue bird sings.", "The blue board sings.", False),
+        ("It is six.", "It is sixty.", False),
+    ],
+)
+def test_texts_are_the_same_however_their_words_are_joined(expected: str, given: str, held: bool) -> None:
+    assert same(expected, given) is held

@@ -84,7 +84,7 @@ def floor_figures(questions: Iterable[Question], rows: Mapping[int, FloorRow]) -
 
 
 def same(expected: str, given: str) -> bool:
-    """Whether two texts are the same words, however they are joined: Whisper writes "bluebird" for a blue bird."""
+    """Whether two texts are the same words, however joined: Whisper writes "bluebird" for a blue bird."""
     return normalise(expected).replace(" ", "") == normalise(given).replace(" ", "")
 
 

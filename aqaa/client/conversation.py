@@ -200,6 +200,7 @@ class Conversation:
                     continue
                 try:
                     await backoff.pause(broken, None)
+                    self._part_safe(broken)  # what was called off meanwhile is not said again
                 except AqaaError as error:
                     self._fail(error)
                     backoff = Backoff(self._line.patience, self._line.timing)

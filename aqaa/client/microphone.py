@@ -11,7 +11,7 @@ import numpy as np
 
 from aqaa.client.events import Float32, Int16
 from aqaa.client.talk import Spoken
-from aqaa.errors import Unsupported
+from aqaa.errors import InvalidAudio, Unsupported
 
 RATE: Final = 16000
 BLOCK: Final = RATE * 120 // 1000
@@ -143,7 +143,9 @@ async def spoken_questions(devices: Any) -> AsyncIterator[Spoken]:
 
 
 async def _pieces(devices: Any, lines: "asyncio.Queue[str]") -> AsyncIterator[Float32]:
+    """Raises InvalidAudio at its end if it had none: Enter came again before a block was full."""
     pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+    heard_any = False
     loop = asyncio.get_running_loop()
 
     def heard(indata: Any, *_: Any) -> None:
@@ -159,6 +161,10 @@ async def _pieces(devices: Any, lines: "asyncio.Queue[str]") -> AsyncIterator[Fl
         ending = asyncio.ensure_future(enter())
         try:
             while (piece := await pieces.get()) is not None:
+                heard_any = True
                 yield np.frombuffer(piece, np.int16).astype(np.float32) / np.float32(32768)
         finally:
             ending.cancel()
+    if not heard_any:
+        least = BLOCK * 1000 // RATE
+        raise InvalidAudio(f"nothing was heard before the question's end, expected at least {least} ms")

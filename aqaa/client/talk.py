@@ -2,14 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+import numpy as np
 
 from aqaa.client.asynchronous import AsyncClient
 from aqaa.client.conversation import Conversation
 from aqaa.client.events import AnswerAudio, EndReason, Float32, Int16, Transcript
 from aqaa.client.playback import Player
 from aqaa.client.turn import Turn
+from aqaa.errors import AqaaError, Forbidden, NotFound, Unavailable, Unsupported
+
+_LOST: Final = (Unavailable, NotFound, Forbidden, Unsupported)
+"""What no other question would mend: the server, the session or a device is gone, or was never to be had."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,10 @@ class Speaker(Player, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """A turn as it was: what was heard, what was answered; ``seconds`` until the first sound, if any came."""
+    """A turn as it was: what was heard, what was answered; ``seconds`` until the first sound, if any came.
+
+    ``fault``: why the question was refused, or its answer broken off.
+    """
 
     number: int
     name: str
@@ -46,17 +56,22 @@ class Exchange:
     sample_rate: int
     first_sound: float | None
     cut_off: bool
+    fault: AqaaError | None = None
 
 
 @dataclass(eq=False)
 class _Answer:
-    """To a question that was asked. ``cutting``: its cancel, once somebody wants no more of it."""
+    """To a question that was asked.
+
+    ``cutting``: its cancel, once somebody wants no more of it. ``fault``: why it does not come, or not whole.
+    """
 
     number: int
     question: Spoken
     turn: Turn
     speaker: Speaker | None
     cutting: asyncio.Task[EndReason] | None = None
+    fault: AqaaError | None = None
 
     def cut_off(self) -> None:
         """At once silent; the server is told, also how much was heard."""
@@ -73,10 +88,11 @@ class Talk:
         loop.add_signal_handler(signal.SIGINT, talk.interrupt)
         await talk.run(questions)
 
-    ``tell`` gets each Exchange when its turn is over. ``interrupt`` during an answer is a barge-in; a second
-    one, or one while nothing is answered, ends the talk: ``run`` returns, and ``interrupted`` is true. With
-    ``barge_in`` the next question may come at any time, and cuts off what is still answered; without, it is
-    waited for when the answer is over.
+    ``tell`` gets each Exchange when its turn is over. One that was refused, or failed, says why and the talk
+    goes on; a server that is lost ends it. ``interrupt`` during an answer is a barge-in; a second one, or one
+    while nothing is answered, ends the talk: ``run`` returns, and ``interrupted`` is true. With ``barge_in``
+    the next question may come at any time, and cuts off what is still answered; without, it is waited for
+    when the answer is over.
     """
 
     def __init__(
@@ -107,7 +123,8 @@ class Talk:
             self._main.cancel()
 
     async def run(self, questions: AsyncIterator[Spoken]) -> None:
-        """Until the questions end. Raises AqaaError for the first turn that failed."""
+        """Until the questions end. Raises Unavailable, NotFound, Forbidden or Unsupported if no other could
+        be answered either: the server, the session or a device is lost; AqaaError of ``tell``."""
         self._main = asyncio.ensure_future(self._converse(questions))
         try:
             await self._main
@@ -132,7 +149,7 @@ class Talk:
                     conversation = self._client.converse(question.sample_rate, session_id=session)
                     await conversation.__aenter__()
                 answer = await self._ask(conversation, number, question)
-                self._answering = answer
+                self._answering = answer if answer.fault is None else None
                 hearing = asyncio.ensure_future(self._hear(answer, hearing))
         finally:
             if hearing is not None:
@@ -162,38 +179,56 @@ class Talk:
     async def _ask(self, conversation: Conversation, number: int, question: Spoken) -> _Answer:
         speaker = self._speaker() if self._speaker is not None else None
         turn = await conversation.turn(player=speaker)
-        async for piece in question.pieces:
-            await turn.push(piece)
-        await turn.commit()
-        return _Answer(number, question, turn, speaker)
+        answer = _Answer(number, question, turn, speaker)
+        try:
+            async for piece in question.pieces:
+                await turn.push(piece)
+            await turn.commit()
+        except _LOST:
+            raise
+        except AqaaError as error:
+            answer.fault = error
+            await turn.aclose()
+            async for _ in question.pieces:
+                pass  # it is still spoken: the next one begins behind its end
+        return answer
 
     async def _hear(self, answer: _Answer, before: "asyncio.Task[None] | None") -> None:
         """To its end, and tells it. ``before``: the answer that this question has cut off, if it has."""
         turn, speaker = answer.turn, answer.speaker
-        asked, first, heard = self._clock(), None, ""
+        asked, first, heard, sound = self._clock(), None, "", [np.empty(0, np.int16)]
         try:
             if before is not None:
                 await before  # soon over, and told first
-            async for event in turn:
-                if isinstance(event, Transcript):
-                    heard = event.text
-                elif isinstance(event, AnswerAudio):
-                    first = self._clock() - asked if first is None else first
-                    if speaker is not None:
-                        await speaker.play(event.pcm, event.sample_rate)
-            if speaker is not None and answer.cutting is None:
-                await speaker.finish()
+            try:
+                async for event in turn:
+                    if isinstance(event, Transcript):
+                        heard = event.text
+                    elif isinstance(event, AnswerAudio):
+                        first = self._clock() - asked if first is None else first
+                        sound.append(event.pcm)
+                        if speaker is not None:
+                            await speaker.play(event.pcm, event.sample_rate)
+                if speaker is not None and answer.cutting is None:
+                    await speaker.finish()
+            except AqaaError as error:
+                if answer.cutting is None:  # else nobody waits for it: if all is lost, the next one says so
+                    if isinstance(error, _LOST):
+                        raise
+                    answer.fault = error
+                    await turn.aclose()
             if answer.cutting is not None:
-                await answer.cutting
+                with suppress(AqaaError):  # the turn is called off once it is known, or never was
+                    await answer.cutting
         finally:
             if self._answering is answer:
                 self._answering = None
             if speaker is not None:
                 speaker.hush()  # nothing is left to be heard, or the turn has failed
         rate = turn.opened.sample_rate if turn.opened else answer.question.sample_rate
-        pcm, cut_off = await turn.pcm(), answer.cutting is not None
+        pcm, cut_off = np.concatenate(sound), answer.cutting is not None
         name = answer.question.name
-        self._tell(Exchange(answer.number, name, heard, turn.text, pcm, rate, first, cut_off))
+        self._tell(Exchange(answer.number, name, heard, turn.text, pcm, rate, first, cut_off, answer.fault))
 
 
 async def _one(questions: AsyncIterator[Spoken]) -> Spoken | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -22,15 +23,22 @@ _PIECE_SECONDS: Final = 0.24
 def hold_talk(address: str, recordings: Sequence[tuple[str, Audio]], out: Path) -> bool:
     """Asks the recordings, or what a microphone hears if there is none; answers go to ``out``.
 
-    Gives whether Ctrl-C has ended it. Raises Unsupported without a microphone, AqaaError for a turn that
-    failed.
+    Gives whether Ctrl-C has ended it. Raises Unsupported without a microphone, Unavailable if the server is
+    lost, AqaaError at the end if a recording had no answer.
     """
     return asyncio.run(_hold(address, recordings, out))
 
 
 async def _hold(address: str, recordings: Sequence[tuple[str, Audio]], out: Path) -> bool:
+    failed = 0
+
     def tell(exchange: Exchange) -> None:
-        print(told(exchange, written(exchange, out)), flush=True)
+        nonlocal failed
+        if exchange.fault is not None:
+            failed += 1
+            print(told(exchange, None), file=sys.stderr, flush=True)
+        else:
+            print(told(exchange, written(exchange, out)), flush=True)
 
     async with AsyncClient(address) as client:
         if recordings:
@@ -48,6 +56,8 @@ async def _hold(address: str, recordings: Sequence[tuple[str, Audio]], out: Path
             await talk.run(questions)
         finally:
             loop.remove_signal_handler(signal.SIGINT)
+    if failed and recordings and not talk.interrupted:
+        raise AqaaError(f"{failed} of {len(recordings)} questions had no whole answer")
     return talk.interrupted
 
 
@@ -65,6 +75,10 @@ def written(exchange: Exchange, out: Path) -> Path | None:
 
 def told(exchange: Exchange, path: Path | None) -> str:
     """A turn in one line."""
+    if exchange.fault is not None:
+        whole = " to its end" if len(exchange.pcm) else ""
+        why = " ".join(str(exchange.fault).split())
+        return f"{exchange.number}. {exchange.name} was not answered{whole}: {why}"
     first = "no sound" if exchange.first_sound is None else f"first sound after {exchange.first_sound:.2f} s"
     notes = [f"{len(exchange.pcm) / exchange.sample_rate:.2f} s", first]
     notes += ["cut off"] if exchange.cut_off else []

@@ -118,11 +118,13 @@ class Turn(AnswerStream):
             played_samples = self._acks.played
         if not self._conversation.knows(self):
             return self._call_off_unheard()
+        told = bool(self.turn_id) and self._conversation.call_off(self, played_samples)
         if not self.turn_id:
             await self._until_named()
+            told = True  # by the conversation, as soon as it knew the turn
         if not self.turn_id:  # refused meanwhile
             return EndReason.CANCELLED
-        if self._conversation.call_off(self, played_samples):
+        if told:
             try:
                 return await asyncio.wait_for(asyncio.shield(self._ended), self._line.patience.call_seconds)
             except TimeoutError:
@@ -131,7 +133,7 @@ class Turn(AnswerStream):
 
     async def aclose(self) -> None:
         """As ``AnswerStream.aclose``. A question that is not over is given up."""
-        if not self.question_over and not self.called_off and self._conversation.linked:
+        if not self.question_over and not self.called_off:
             self.called_off = True
             if self.turn_id:
                 self._conversation.call_off(self, None)

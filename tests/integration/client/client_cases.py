@@ -14,7 +14,6 @@ import grpc.aio
 import numpy as np
 
 from aqaa.client import AsyncClient, Patience, Timing
-from aqaa.client.calls import DEFAULT_PATIENCE
 from aqaa.errors import AqaaError, NotFound
 from aqaa.rpc.channel import ChannelSettings
 from aqaa.rpc.status import to_status
@@ -171,6 +170,15 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     hold: int | None = None
     """Events of an answer after which it waits for ``go``."""
     go: asyncio.Event = field(default_factory=asyncio.Event)
+    called_off: set[str] = field(default_factory=set)
+    """Turns that a conversation has cancelled."""
+    naming: asyncio.Event = field(default_factory=asyncio.Event)
+    """What the turns of conversations wait for before they are opened. Set, unless a test clears it."""
+    refusals: dict[int, AqaaError] = field(default_factory=dict)
+    """Of conversations, by the number of the turn, from 1: what its first sound is refused with."""
+
+    def __post_init__(self) -> None:
+        self.naming.set()
 
     def named(self, name: str) -> list[object]:
         """Requests of one method."""
@@ -286,26 +294,35 @@ class Orchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
                 case "audio":
                     assert request.audio.first_byte == len(question)
                     question += request.audio.pcm
-                    if request.audio.first_byte == 0:
+                    if request.audio.first_byte == 0 and (refusal := self._refusal(request_id)):
+                        failed = TurnFailed(reason=refusal.reason, message=str(refusal))
+                        out.put_nowait(ConverseResponse(turn=TurnEvent(turn_id="f" * 26, failed=failed)))
+                    elif request.audio.first_byte == 0:
+                        await self.naming.wait()
                         out.put_nowait(ConverseResponse(turn=self.script.events(turn_id)[0]))
                 case "commit":
                     assert request.commit.bytes == len(question)
+                    if self._refusal(request_id):
+                        continue
                     self.questions[request_id] = question
                     answering.add(asyncio.ensure_future(self._answer(turn_id, fault, out)))
                 case "played":
                     self.played.append(request.played.samples)
                 case "cancel":
                     self.calls.append(("CancelTurn", request.cancel))
-                    self.cancelled.set()
+                    self.called_off.add(request.cancel.turn_id)
                     self.go.set()
         for task in answering:
             await task
+
+    def _refusal(self, request_id):
+        return self.refusals.get(1 + list(self.turns).index(request_id))
 
     async def _answer(self, turn_id, fault, out):
         for number, event in enumerate(self.script.events(turn_id)):
             if self.hold is not None and number == self.hold:
                 await self.go.wait()
-            if self.cancelled.is_set():
+            if self.cancelled.is_set() or turn_id in self.called_off:
                 out.put_nowait(ConverseResponse(turn=self._cut_off(event)))
                 return
             due = number == fault.after
@@ -341,12 +358,15 @@ class Waits:
     """A clock that stands still but for sleeping, which takes no time."""
 
     seconds: list[float] = field(default_factory=list)
+    meanwhile: Callable[[], object] = lambda: None
+    """What happens while somebody sleeps."""
 
     def timing(self) -> Timing:
         return Timing(clock=lambda: sum(self.seconds), sleep=self.sleep, chance=lambda: 1.0)
 
     async def sleep(self, seconds: float) -> None:
         self.seconds.append(seconds)
+        self.meanwhile()
         await asyncio.sleep(0)
 
 
@@ -384,12 +404,14 @@ def serving_apart(*faults: Fault, **told: object) -> Iterator[tuple[Orchestrator
         loop.close()
 
 
+PATIENCE = Patience(answer_seconds=1e6)
+"""An answer's own: while it plays, each look at the player puts the clock of Waits on."""
 PLAIN = ChannelSettings(health_check=False, attempts=1)
 
 
 @asynccontextmanager
 async def serving(
-    *faults: Fault, script: Script = Script(), patience: Patience = DEFAULT_PATIENCE, **told: object
+    *faults: Fault, script: Script = Script(), patience: Patience = PATIENCE, **told: object
 ) -> AsyncIterator[Served]:
     orchestrator = Orchestrator(script, list(faults), **told)
     server = grpc.aio.server()

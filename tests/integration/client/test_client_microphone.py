@@ -6,15 +6,17 @@ The devices are a stand-in for sounddevice: a sound card that takes and gives wh
 import asyncio
 import os
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from client_cases import PATIENCE, Script, in_loop, serving
 from client_cases import RATE as ANSWER_RATE
-from client_cases import Script, in_loop, serving
 
 from aqaa.client.microphone import BLOCK, RATE, Loudspeaker, sound_devices, spoken_questions
 from aqaa.client.talk import Talk
-from aqaa.errors import Unsupported
+from aqaa.client.terminal import told
+from aqaa.errors import InvalidAudio, Unsupported
 
 SCRIPT = Script()
 FORM = {"channels": 1, "dtype": "int16"}
@@ -244,7 +246,7 @@ async def test_a_talk_tells_what_the_card_has_taken_and_no_more(keys):
 
 
 class Conversing:
-    """``aqaa talk`` without files. The next answer is whole, whatever became of the last."""
+    """``aqaa talk`` without files."""
 
     def __init__(self, served, devices: Devices, keys) -> None:
         self.exchanges, self.served, self.keys = [], served, keys
@@ -362,6 +364,82 @@ async def test_ctrl_c_while_a_question_is_spoken_over_an_answer_ends_the_talk(ke
         await made.running
         keys.close()
     assert made.talk.interrupted
+
+
+@in_loop
+async def test_enter_twice_at_once_is_told_and_the_talk_goes_on(keys):
+    devices = Devices()
+    async with serving() as served:
+        made = Conversing(served, devices, keys)
+        await made.recording()
+        keys.write("\n")
+        await until(lambda: made.exchanges or made.running.done())
+        await made.play_on(await made.ask())
+        keys.close()
+        await made.running
+    empty, answered = made.exchanges
+    assert isinstance(empty.fault, InvalidAudio)
+    heard, expected = "nothing was heard before the question's end", "at least 120 ms"
+    assert told(empty, None) == f"1. question 1 was not answered: {heard}, expected {expected}"
+    np.testing.assert_array_equal(answered.pcm, SCRIPT.pcm)
+    assert served.orchestrator.steps.count("turn") == 1  # the server heard nothing of it
+
+
+@in_loop
+async def test_enter_twice_during_an_answer_silences_it_and_no_more(keys):
+    devices = Devices()
+    async with serving(hold=10) as served:
+        made = Conversing(served, devices, keys)
+        card = await made.ask()
+        await made.recording()
+        keys.write("\n")
+        await until(lambda: len(made.exchanges) == 2 or made.running.done())
+        assert card.state == "aborted, closed"
+        await made.ask()
+        await made.play_on(devices.playing[1])
+        keys.close()
+        await made.running
+    assert [(each.cut_off, each.fault is None) for each in made.exchanges] == [
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+@in_loop
+async def test_an_answer_cut_off_before_its_turn_is_known_is_cancelled_once_it_is(keys, patient):
+    devices, second = Devices(), words(2 * BLOCK, 2)
+    async with serving(hold=2) as served:
+        orchestrator, made = served.orchestrator, Conversing(served, devices, keys)
+        orchestrator.naming.clear()
+        (await made.recording()).give(words(2 * BLOCK))
+        keys.write("\n")
+        await until(lambda: made.talk._answering)
+        answer = made.talk._answering
+        if not patient:
+            served.client._line.patience = replace(PATIENCE, call_seconds=0.01)
+        card = await made.recording()
+        if not patient:
+            await asyncio.wait({answer.cutting})
+        card.give(second)
+        keys.write("\n")
+        await until(lambda: made.talk._answering is not answer)
+        orchestrator.naming.set()
+        await until(lambda: made.exchanges or made.running.done())
+        orchestrator.go.set()
+        await until(lambda: devices.playing or made.running.done())
+        await made.play_on(devices.playing[0])
+        keys.close()
+        await made.running
+    assert [(each.number, each.cut_off) for each in made.exchanges] == [(1, True), (2, False)]
+    assert not len(made.exchanges[0].pcm)
+    np.testing.assert_array_equal(made.exchanges[1].pcm, SCRIPT.pcm)
+    assert devices.playing[0].heard == SCRIPT.pcm.tobytes()
+    ((_, cancel),) = [call for call in orchestrator.calls if call[0] == "CancelTurn"]
+    assert cancel.turn_id == next(iter(orchestrator.turns.values()))
+    asked = [np.frombuffer(sound, "<f4") * 32768 for sound in orchestrator.questions.values()]
+    np.testing.assert_array_equal(asked[1], second)
 
 
 @in_loop

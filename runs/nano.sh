@@ -65,6 +65,11 @@ fi
 stage linguistic.pt linguistic                           #  57  phonemes (42, measured), then through codes (15)
 # Where it went on from a bundle its codes have moved: backbone and flow follow. Done again, it is harmless.
 if [ -e "$work/start" ]; then "$python" -m training.carry "$work"; fi
+# Words cut out of questions, for the backbone and for the next round of this tokenizer. A bundle's lacks the head.
+case ",${FINISHED:-}," in
+  *,linguistic,*) ;;
+  *) "$python" -m training.cutups "$work" 12000 ;;         #   4
+esac
 stage semantic.pt semantic                               #  27
 stage tokens/questions-8.npz tokens                      #  60  answers once, questions twice, Kokoro nine times, vocabulary
 

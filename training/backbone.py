@@ -313,7 +313,9 @@ class Data:
 
         def make(row: int) -> Sequence:
             item = self.items[self.item_of[row]]
-            branches = [self.targets.transcript(item.question), self.targets.written(item.answer)]
+            branches = [self.targets.transcript(item.question)]
+            if item.answer:
+                branches.append(self.targets.written(item.answer))
             return pack(self.questions.prefix(row, rng), branches)
 
         return self.filled(self.by_question, make, rng)
@@ -399,7 +401,7 @@ PRETRAINING = {
     "speaking": 0.15,
 }
 TUNING = {"turns": 0.42, "hearing": 0.18, "recalling": 0.05, "written": 0.09, "speaking": 0.26}
-OFTEN = {"calendar": 3, "count": 2, "small talk": 2, "opposite": 2}
+OFTEN = {"cut-up": 0, "calendar": 3, "count": 2, "small talk": 2, "opposite": 2}
 """How often a recorded question of these kinds is drawn: what nano gets wrong although it heard it."""
 FACTS = {"arithmetic": 40, "calendar": 20, "count": 12, "opposite": 8, "capital": 4, "color": 4, "style": 6,
          "unknown": 4, "small talk": 2}  # fmt: skip

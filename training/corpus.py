@@ -61,6 +61,8 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.items = load_items(folder / "items.jsonl")
+        if (folder / "cutups.jsonl").exists():
+            self.items += load_items(folder / "cutups.jsonl")
         self.spoken = [
             Spoken(**json.loads(line)) for line in (folder / "spoken.jsonl").read_text().splitlines()
         ]

@@ -40,8 +40,9 @@ class LinguisticTraining:
         default_factory=lambda: LoopConfig(steps=3300, lr=6e-4, warmup=100, seed=13)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
-    kokoro: float = 0.5  # share of batches, however few clips there are
-    pico: float = 0.1
+    kokoro: float = 0.4  # share of batches, however few clips there are
+    pico: float = 0.05
+    cutups: float = 0.3
     augment: augment.AugmentConfig = field(
         default_factory=lambda: augment.AugmentConfig(
             speed=0.5, speed_range=(0.85, 1.18), warp=0.6, warp_range=0.11, colour=0.7
@@ -198,11 +199,12 @@ def pools(
     many = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
     dev = many[:: max(1, len(many) // held_out)][:held_out]
     dev_texts = {u.text for u in dev}
-    sets = {name: questions(corpus, lexicon, (name,)) for name in ("kokoro", "pico")}
+    sets = {name: questions(corpus, lexicon, (name,)) for name in ("kokoro", "pico", "cutups")}
     trained_on = [
-        (many, 1 - config.kokoro - config.pico, config.augment),
+        (many, 1 - config.kokoro - config.pico - config.cutups, config.augment),
         (sets["kokoro"], config.kokoro, config.kokoro_augment),
         (sets["pico"], config.pico, config.augment),
+        (sets["cutups"], config.cutups, config.kokoro_augment),
     ]
     return [
         Pool([u for u in utterances if u.text not in dev_texts], share, changes)

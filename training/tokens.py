@@ -112,7 +112,7 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
     """One pass over the questions, all or the redrawn ones, through rooms, noises, levels, tape speeds and
     shifts of its own."""
     corpus, lexicon = corpus_at(str(folder))
-    heard = questions(corpus, lexicon, ASKED if variant < config.variants else ("kokoro",))
+    heard = questions(corpus, lexicon, (*ASKED, "cutups") if variant < config.variants else ("kokoro",))
     scatter = augment.AugmentConfig(
         room=0.2, noise=0.5, snr_db=(12.0, 40.0), tail_seconds=0.5, speed=0.5, speed_range=(0.86, 1.17)
     )

@@ -161,7 +161,10 @@ def cut_up(
 
 
 def build(folder: Path, count: int, seed: int = 20268) -> None:
-    """Writes the part ``cutups`` of the corpus, its items to ``cutups.jsonl`` at the end, once."""
+    """Writes the part ``cutups`` of the corpus, its items to ``cutups.jsonl`` at the end, once.
+
+    Raises FileNotFoundError where the tokenizer or a part of the corpus is missing.
+    """
     done = folder / "corpus" / "cutups.jsonl"
     if done.exists():
         return
@@ -177,6 +180,8 @@ def build(folder: Path, count: int, seed: int = 20268) -> None:
             found = _words_of(model, utterance, lexicon.known[utterance.text], small)
             if found:
                 clips.setdefault(part, []).append(found)
+        if part not in clips:
+            raise FileNotFoundError(f"{folder}/corpus: no clip of {part} can be cut; run training.corpus")
         print(part, len(clips[part]), flush=True)
     (folder / "corpus" / "cutups").mkdir(exist_ok=True)
     rng, items = np.random.default_rng(seed), list[Item]()

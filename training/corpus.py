@@ -37,6 +37,7 @@ class CorpusConfig:
     speak: int = 7000
     loose: int = 12000
     kokoro_items: int = 3000
+    stranger_items: int = 1500
     pico_items: int = 3000
     seed: int = 20260
 
@@ -165,6 +166,14 @@ def kokoro_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
     redrawn_shard(folder / "kokoro" / f"{shard:04d}.npz", voice, config, [config.seed, 2, shard], 50)
 
 
+def stranger_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
+    """50 questions drawn anew, by speakers that Kokoro has not."""
+    from training.voices import StrangerQuestions
+
+    voice = partial(_once, "stranger", partial(StrangerQuestions, folder.parent / "kokoro-styles"))
+    redrawn_shard(folder / "strangers" / f"{shard:04d}.npz", voice, config, [config.seed, 4, shard], 50)
+
+
 def pico_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
     """250 questions drawn anew, by Pico."""
     from training.voices import PicoQuestions
@@ -204,7 +213,12 @@ def _job(job: tuple[str, Path, int, CorpusConfig]) -> str:
     if name == "answers":
         answer_shard(folder, shard)
     else:
-        {"questions": question_shard, "kokoro": kokoro_shard, "pico": pico_shard}[name](folder, shard, config)
+        {
+            "questions": question_shard,
+            "kokoro": kokoro_shard,
+            "strangers": stranger_shard,
+            "pico": pico_shard,
+        }[name](folder, shard, config)
     return f"{name} {shard}"
 
 
@@ -217,6 +231,7 @@ def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes:
         "answers": -(-spoken // SHARD),
         "questions": -(-(config.items + config.loose_items) // SHARD),
         "kokoro": config.kokoro_items // 50,
+        "strangers": config.stranger_items // 50,
         "pico": config.pico_items // SHARD,
     }
     for part in parts:

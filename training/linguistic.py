@@ -37,12 +37,13 @@ class LinguisticTraining:
     )
     quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
     continued: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=3300, lr=6e-4, warmup=100, seed=13)
+        default_factory=lambda: LoopConfig(steps=3300, lr=6e-4, warmup=100, seed=14)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
-    kokoro: float = 0.4  # share of batches, however few clips there are
+    kokoro: float = 0.25  # share of batches, however few clips there are
+    strangers: float = 0.25
     pico: float = 0.05
-    cutups: float = 0.3
+    cutups: float = 0.2
     augment: augment.AugmentConfig = field(
         default_factory=lambda: augment.AugmentConfig(
             speed=0.5, speed_range=(0.85, 1.18), warp=0.6, warp_range=0.11, colour=0.7
@@ -199,12 +200,15 @@ def pools(
     many = questions(corpus, lexicon, ("questions",)) + answers(corpus, lexicon, every=8)
     dev = many[:: max(1, len(many) // held_out)][:held_out]
     dev_texts = {u.text for u in dev}
-    sets = {name: questions(corpus, lexicon, (name,)) for name in ("kokoro", "pico", "cutups")}
-    trained_on = [
-        (many, 1 - config.kokoro - config.pico - config.cutups, config.augment),
-        (sets["kokoro"], config.kokoro, config.kokoro_augment),
-        (sets["pico"], config.pico, config.augment),
-        (sets["cutups"], config.cutups, config.kokoro_augment),
+    shares = {
+        "kokoro": (config.kokoro, config.kokoro_augment),
+        "strangers": (config.strangers, config.kokoro_augment),
+        "pico": (config.pico, config.augment),
+        "cutups": (config.cutups, config.kokoro_augment),
+    }
+    rest = 1 - sum(share for share, _ in shares.values())
+    trained_on = [(many, rest, config.augment)] + [
+        (questions(corpus, lexicon, (name,)), share, changes) for name, (share, changes) in shares.items()
     ]
     return [
         Pool([u for u in utterances if u.text not in dev_texts], share, changes)

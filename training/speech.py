@@ -35,7 +35,8 @@ class Utterance:
         return self.pcm.astype(np.float32) / 32768
 
 
-ASKED = ("questions", "kokoro", "pico")  # parts of the corpus that are questions
+KOKORO = ("kokoro", "strangers")  # parts that Kokoro speaks
+ASKED = ("questions", *KOKORO, "pico")  # parts of the corpus that are questions
 
 
 def questions(corpus: Corpus, lexicon: Lexicon, names: tuple[str, ...] = ASKED) -> list[Utterance]:

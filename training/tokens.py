@@ -22,7 +22,7 @@ from aqaa.models.nano_semantic import NanoSemanticEncoder
 from training import augment, features, linguistic, semantic
 from training.corpus import Corpus
 from training.loop import folder_and_threads, length_batches
-from training.speech import ASKED, answers, corpus_at, questions
+from training.speech import ASKED, KOKORO, answers, corpus_at, questions
 
 CONTROLS = ("<|EOT|>", "<|BOT|>", "<audio_start>", "<audio_end>")
 STYLES = tuple(f"<|{name}|>" for name in ("normal", "slow", "fast", "high", "low", "loud", "soft"))
@@ -112,7 +112,7 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
     """One pass over the questions, all or the redrawn ones, through rooms, noises, levels, tape speeds and
     shifts of its own."""
     corpus, lexicon = corpus_at(str(folder))
-    heard = questions(corpus, lexicon, (*ASKED, "cutups") if variant < config.variants else ("kokoro",))
+    heard = questions(corpus, lexicon, (*ASKED, "cutups") if variant < config.variants else KOKORO)
     scatter = augment.AugmentConfig(
         room=0.2, noise=0.5, snr_db=(12.0, 40.0), tail_seconds=0.5, speed=0.5, speed_range=(0.86, 1.17)
     )

@@ -17,6 +17,7 @@ from training.corpus import (
     pico_shard,
     question_shard,
     save_shard,
+    stranger_shard,
     write_texts,
 )
 
@@ -57,6 +58,9 @@ class FakeVoices(ModuleType):
             def __init__(self, folder):
                 assert folder.name == "kokoro-styles"
 
+        class Strangers(Kokoro):
+            name = "stranger"
+
         class Pico(Questions):
             name = "pico_en-GB"
 
@@ -67,6 +71,7 @@ class FakeVoices(ModuleType):
 
         self.AnswerVoice, self.HeartQuestions, self.FliteQuestions = AnswerVoice, Questions, Flite
         self.FestivalQuestions, self.KokoroQuestions, self.PicoQuestions = Festival, Kokoro, Pico
+        self.StrangerQuestions = Strangers
 
 
 @pytest.fixture
@@ -85,7 +90,7 @@ def folder(tmp_path: Path) -> Path:
 
 def empty(folder: Path) -> Path:
     write_texts(folder, CONFIG)
-    for part in ("answers", "questions", "kokoro", "pico"):
+    for part in ("answers", "questions", "kokoro", "strangers", "pico"):
         (folder / part).mkdir()
     return folder
 
@@ -127,11 +132,14 @@ def test_questions_come_back_with_their_item_and_voice(folder, voices):
     assert [index for index, _, _ in rows] == list(range(CONFIG.items))
     assert {voice for _, _, voice in rows} == {"heart", "flite_slt", "festival"}
     pico_shard(folder, 0, CONFIG)
-    slow, bulk = (list(corpus.questions(name, 0)) for name in ("kokoro", "pico"))
+    stranger_shard(folder, 0, CONFIG)
+    slow, strange, bulk = (list(corpus.questions(name, 0)) for name in ("kokoro", "strangers", "pico"))
+    assert {voice for _, _, voice in strange} == {"stranger"}
+    assert {index for index, _, _ in strange} != {index for index, _, _ in slow[:10]}
     assert len({index for index, _, _ in slow}) == 50
     assert len({index for index, _, _ in bulk}) == 20
     assert {voice for _, _, voice in bulk} == {"pico_en-GB"}
-    for index, pcm, _ in rows + slow + bulk:
+    for index, pcm, _ in rows + slow + strange + bulk:
         assert len(pcm) == 10 * len(corpus.items[index].question)
 
 

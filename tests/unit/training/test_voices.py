@@ -39,6 +39,42 @@ def test_a_kokoro_speaker_is_of_one_sex_and_of_no_reserved_voice():
     assert min(min(w.values()) for w in speakers) < -0.1 < 1.1 < max(max(w.values()) for w in speakers)
 
 
+def test_a_stranger_lies_beyond_the_styles_of_its_sex():
+    questions = object.__new__(voices.StrangerQuestions)
+    rng = np.random.default_rng(0)
+    strangers = [questions.stranger(rng) for _ in range(300)]
+    assert {sex for sex, _ in strangers} == {"f", "m"}
+    for sex, weights in strangers:
+        assert {style[1] for style in weights} == {sex}
+        assert not set(weights) & voices.RESERVED
+        assert sum(weights.values()) == pytest.approx(1)
+    # About the mean of its sex, as wide as was asked: 1 to 1.8 times the deviation of a draw from the styles.
+    widths = [len(w) * np.var(list(w.values())) for _, w in strangers]
+    assert min(widths) > 0.4
+    assert 1.6 < np.mean(widths) < 2.4
+    assert max(widths) < 9
+
+
+def test_a_stranger_says_it_in_a_timbre_and_a_manner_of_its_own():
+    heard = []
+
+    class Kokoro:
+        def say(self, text, blend, speed, manner, stray):
+            heard.append((set(blend), set(manner), stray))
+            return np.zeros(10, np.float32)
+
+    questions = object.__new__(voices.StrangerQuestions)
+    questions.kokoro = Kokoro()
+    _, name = questions("hello", np.random.default_rng(1))
+    ((blend, manner, stray),) = heard
+    assert name.startswith("kokoro_stranger_")
+    assert all(style in name for style in manner)
+    assert len(manner) == 3
+    assert len(blend) > 10
+    assert stray.shape == (128,)
+    assert 0 < np.linalg.norm(stray) <= 2
+
+
 def test_every_style_of_the_domain_has_a_voice_state():
     assert {style for style in voices.VOICE_STATES if style} == set(STYLES)
 

@@ -6,7 +6,9 @@ The services of the next layer run the same parts behind gRPC; nothing here know
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -118,10 +120,11 @@ class Pipeline:
     >>> turn.push(pcm_16k)                       # any sizes, while the user speaks
     >>> for event in turn.finish(): ...          # text and PCM as they are made
 
-    One thread. Turns may be interleaved; they share the backbone's slots and nothing else.
+    For one thread. Turns may be interleaved; they share the backbone's slots and the vocoder, which computes
+    in a thread of its own while the backbone goes on.
     """
 
-    def __init__(self, bundle: Bundle, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, bundle: Bundle, clock: Clock = time.perf_counter, *, threads: int = 1) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self.clock = clock
@@ -157,6 +160,8 @@ class Pipeline:
             )
         self.backbone = BackboneEngine(network, EngineSettings(slots=4, capacity=CAPACITY))
         self.vocoder = Vocoder.load(bundle)
+        # A pass takes as many threads as its own thread was told to.
+        self.sounding = ThreadPoolExecutor(1, "vocoder", torch.set_num_threads, (threads,))
 
     @classmethod
     def load(cls, bundle_dir: Path, *, threads: int = 1, progress: Progress | None = None) -> Self:
@@ -172,7 +177,7 @@ class Pipeline:
         torch.set_num_threads(threads)
         report = progress or (lambda what, share: None)
         bundle = Bundle.open(bundle_dir, progress=lambda what, share: report(what, 0.3 * share))
-        pipeline = cls(bundle)
+        pipeline = cls(bundle, threads=threads)
         report("warming up", 0.8)
         pipeline.warm_up()
         report("ready", 1.0)
@@ -272,16 +277,25 @@ class Marks:
     done: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Voice:
-    """The segment being spoken."""
+    """A segment being spoken; ``start`` is where its sound begins in the answer's."""
 
     index: int
     style: str | None
     stream: VocoderStream
-    start: int
     text: list[int] = field(default_factory=list)
     groups: int = 0
+    start: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Sound:
+    """What the vocoder was asked to compute, in order; ``last`` of its segment."""
+
+    voice: _Voice
+    chunks: Future[list[PcmChunk]]
+    last: bool = False
 
 
 class Turn:
@@ -294,6 +308,7 @@ class Turn:
         self._request: Request | None = None
         self._transcript: Request | None = None
         self._voice: _Voice | None = None
+        self._sounds: deque[_Sound] = deque()
         self._sent = 0
         self._plain = pipeline.text.detokenizer()
         self.plain_text = ""
@@ -358,6 +373,8 @@ class Turn:
 
     def cancel(self) -> None:
         """Takes the turn back; its slots are free after the next step."""
+        while self._sounds:
+            self._sounds.popleft().chunks.cancel()
         for request in (self._request, self._transcript):
             if request is not None and request.end is None:
                 self._pipeline.backbone.cancel(request)
@@ -417,9 +434,13 @@ class Turn:
                     case TextRun():
                         yield self._say(happened)
                     case Group():
-                        yield from self._sound(happened)
+                        self._sound(happened)
                     case SegmentEnd():
-                        yield from self._end_voice()
+                        self._end_voice()
+            while self._sounds and self._sounds[0].chunks.done():
+                yield from self._heard()
+        while self._sounds:
+            yield from self._heard()
         self.marks.done = pipeline.clock()
         if not self.marks.first_audio:
             self.marks.first_audio = self.marks.done
@@ -427,7 +448,7 @@ class Turn:
     def _start_voice(self, start: SegmentStart) -> None:
         style = None if start.style is None else self._pipeline.styles[start.style]
         stream = self._pipeline.vocoder.stream(seed=self._seed, segment=start.segment)
-        self._voice = _Voice(start.segment, style, stream, self._sent)
+        self._voice = _Voice(start.segment, style, stream)
 
     def _say(self, run: TextRun) -> Said:
         if not self.marks.thought:
@@ -439,7 +460,7 @@ class Turn:
             self.plain_text += text
         return Said(text, run.segment)
 
-    def _sound(self, group: Group) -> Iterator[Sounded]:
+    def _sound(self, group: Group) -> None:
         assert self._voice is not None
         self._voice.groups += 1
         pair = self._pipeline.manifest.layout.group_linguistic
@@ -447,20 +468,27 @@ class Turn:
         codes = np.concatenate(
             (layout.linguistic_code(group.ids[:pair]), layout.semantic_code(group.ids[pair:]))
         )
-        yield from self._emit(self._voice.stream.push(codes[None]))
+        chunks = self._pipeline.sounding.submit(self._voice.stream.push, codes[None])
+        self._sounds.append(_Sound(self._voice, chunks))
 
-    def _end_voice(self) -> Iterator[Sounded]:
+    def _end_voice(self) -> None:
         voice = self._voice
         assert voice is not None
-        yield from self._emit(voice.stream.finish())
-        text = self._pipeline.text.decode(voice.text) or self.plain_text
-        self.segments.append(Segment(voice.style, text, voice.groups, voice.start, self._sent))
+        chunks = self._pipeline.sounding.submit(voice.stream.finish)
+        self._sounds.append(_Sound(voice, chunks, last=True))
         self._voice = None
 
-    def _emit(self, chunks: Sequence[PcmChunk]) -> Iterator[Sounded]:
-        assert self._voice is not None
-        for chunk in chunks:
+    def _heard(self) -> Iterator[Sounded]:
+        """Waits for the oldest sound, and gives it."""
+        sound = self._sounds.popleft()
+        voice = sound.voice
+        if voice.start is None:
+            voice.start = self._sent
+        for chunk in sound.chunks.result():
             if not self.marks.first_audio:
                 self.marks.first_audio = self._pipeline.clock()
-            yield Sounded(chunk.pcm, self._voice.index, self._sent)
+            yield Sounded(chunk.pcm, voice.index, self._sent)
             self._sent += len(chunk.pcm)
+        if sound.last:
+            text = self._pipeline.text.decode(voice.text) or self.plain_text
+            self.segments.append(Segment(voice.style, text, voice.groups, voice.start, self._sent))

@@ -1,5 +1,6 @@
 """The bundled model answers a spoken question: the whole chain in one process."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from aqaa.audio.decode import read_audio
 from aqaa.engine.pipeline import Pipeline, Sounded, Understood
+from aqaa.engine.vocoder import VocoderStream
 from aqaa.tokens.classes import TokenClass
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +110,35 @@ def test_an_abandoned_turn_gives_its_slots_back(pipeline):
         events.close()
     assert not pipeline.backbone.busy
     assert pipeline.ask(read_audio(QUESTION)).answer_text
+
+
+def test_sound_is_computed_in_one_thread_that_is_not_the_backbones(pipeline, monkeypatch):
+    seen = set()
+    push = VocoderStream.push
+
+    def watched(stream, codes):
+        seen.add((threading.current_thread().name, torch.get_num_threads()))
+        return push(stream, codes)
+
+    monkeypatch.setattr(VocoderStream, "push", watched)
+    pipeline.ask(read_audio(QUESTION), seed=3)
+    ((name, threads),) = seen
+    assert name.startswith("vocoder")
+    assert threads == 1
+
+
+def test_what_fails_in_the_vocoder_reaches_who_asked_and_the_next_turn_is_well(pipeline, answer, monkeypatch):
+    class Broken(Exception):
+        pass
+
+    def broken(stream, codes):
+        raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VocoderStream, "push", broken)
+        with pytest.raises(Broken):
+            pipeline.ask(read_audio(QUESTION), seed=3)
+    assert np.array_equal(pipeline.ask(read_audio(QUESTION), seed=3).pcm, answer.pcm)
 
 
 def test_a_text_is_said_in_the_style_that_is_asked(pipeline):

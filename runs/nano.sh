@@ -54,7 +54,7 @@ stage() {
 # ---- Data: texts, split before anything is spoken; then every shard that is missing --------------------
 
 "$python" -m training.corpus "$work" answers,questions 2 #  50  25 191 answers, 30 000 questions
-"$python" -m training.corpus "$work" pico,kokoro,strangers 2  # 120  3000 questions by Pico; by Kokoro, the slow one, 3000 and 1500
+"$python" -m training.corpus "$work" pico,kokoro,strangers 2  # 120  3000 questions by Pico; by Kokoro, the slow one, 3000 and 1200
 
 if [ -n "${START:-}" ] && [ ! -e "$work/start" ]; then
   "$python" -m training.start "$START" "$work" ${FINISHED:+"$FINISHED"}

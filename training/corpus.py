@@ -37,7 +37,7 @@ class CorpusConfig:
     speak: int = 7000
     loose: int = 12000
     kokoro_items: int = 3000
-    stranger_items: int = 1500
+    stranger_items: int = 1200
     pico_items: int = 3000
     seed: int = 20260
 

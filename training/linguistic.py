@@ -37,7 +37,7 @@ class LinguisticTraining:
     )
     quantised: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, lr=3e-4, warmup=50, seed=12))
     continued: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=3300, lr=6e-4, warmup=100, seed=14)
+        default_factory=lambda: LoopConfig(steps=2500, lr=6e-4, warmup=100, muon="encoder.", seed=19)
     )
     head_steps: int = 150  # of a continued training that only its new CTC head learns from
     kokoro: float = 0.25  # share of batches, however few clips there are

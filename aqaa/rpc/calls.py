@@ -37,6 +37,7 @@ POLLED: Final = frozenset(
 """Calls by which the orchestrator looks, all day long, what there is. One that ended well, or was left, with
 no more than a first response leaves its line for debugging.
 """
+CUT_OFF: Final = "this replica has shut down before the call was done"
 _UNEVENTFUL: Final = (grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name)
 
 Decode = Callable[[bytes], Any]
@@ -61,6 +62,8 @@ class _Call:
     code: str = grpc.StatusCode.OK.name
     sent: int = 0
     """Responses of a stream."""
+    writing: bool = False
+    """gRPC is sending one, and must not be told to end the call before that is done."""
     reason: str = ""
     error_id: str = ""
     caller: str = ""
@@ -112,11 +115,16 @@ class Calls(grpc.aio.ServerInterceptor):
         await self._idle.wait()
 
     async def cut_off(self, *, within: float) -> None:
-        """Ends every open call with Draining; gives handlers ``within`` seconds to clean up."""
+        """Ends every open call with Draining; gives handlers ``within`` seconds to clean up.
+
+        A call that is being written to ends itself when that is done.
+        """
         self._cut = True
-        tasks = [call.task for call in self._open.values() if call.task is not None]
-        for task in tasks:
-            task.cancel()
+        calls = list(self._open.values())
+        tasks = [call.task for call in calls if call.task is not None]
+        for call in calls:
+            if call.task is not None and not call.writing:
+                call.task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=within)
 
@@ -165,7 +173,11 @@ class Calls(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         sent.inc()
                         open_call.sent += 1
+                        open_call.writing = True
                         await context.write(response)
+                        open_call.writing = False
+                        if self._cut:
+                            raise Draining(CUT_OFF)
 
         return call
 
@@ -257,7 +269,7 @@ class Calls(grpc.aio.ServerInterceptor):
         if not asked:  # something inside was cancelled, not the call
             return self._refusal(call, error)
         if self._cut:
-            return Draining("this replica has shut down before the call was done")
+            return Draining(CUT_OFF)
         self._left(call)
         return None
 

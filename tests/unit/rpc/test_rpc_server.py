@@ -265,6 +265,78 @@ async def test_the_caller_who_leaves_cancels_the_handler_and_is_counted():
         assert served.sample("aqaa_rpc_in_flight", method=STREAM) == 0
 
 
+class FakeContext:
+    """Of a call whose gRPC the test plays."""
+
+    def invocation_metadata(self):
+        return ()
+
+    def time_remaining(self):
+        return None
+
+    def peer(self):
+        return "ipv4:127.0.0.1:1"
+
+
+async def wrapped_by_calls(behaviour, written, registry):
+    """Calls, and its wrapped handler of a method that streams."""
+
+    async def handler(details):
+        return grpc.unary_stream_rpc_method_handler(behaviour)
+
+    calls = Calls(
+        log=make_log("toy", file=written, strict=True),
+        metrics=Metrics(registry, catalogue.RPC),
+        tracing=Tracing.open("toy"),
+        messages=True,
+    )
+    return calls, await calls.intercept_service(handler, SimpleNamespace(method=STREAM))
+
+
+@in_loop
+async def test_a_call_that_is_cut_off_is_ended_once_grpc_has_sent_what_it_is_sending():
+    written, closed = io.StringIO(), []
+
+    async def answer(request, context):
+        try:
+            while True:
+                yield request
+        finally:
+            closed.append(True)
+
+    class Sending(FakeContext):
+        """gRPC takes a status only while it sends nothing."""
+
+        def __init__(self):
+            self.begun, self.taken, self.sending, self.told = asyncio.Event(), asyncio.Event(), False, None
+
+        async def write(self, response):
+            self.sending = True
+            self.begun.set()
+            await self.taken.wait()
+            self.sending = False
+
+        async def abort(self, code, details, trailing_metadata):
+            assert not self.sending
+            self.told = code
+            raise grpc.aio.AbortError
+
+    context = Sending()
+    calls, wrapped = await wrapped_by_calls(answer, written, CollectorRegistry())
+    call = asyncio.create_task(wrapped.unary_stream(b"", context))
+    await context.begun.wait()
+    cutting = asyncio.create_task(calls.cut_off(within=60))
+    await asyncio.sleep(0)
+    context.taken.set()
+    await cutting
+    with pytest.raises(grpc.aio.AbortError):
+        await call
+    assert context.told is grpc.StatusCode.UNAVAILABLE
+    assert closed
+    [line] = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert line["reason"] == "DRAINING"
+
+
 @in_loop
 async def test_a_caller_who_leaves_just_while_it_is_written_to_is_no_fault():
     written, registry, closed = io.StringIO(), CollectorRegistry(), []
@@ -276,7 +348,7 @@ async def test_a_caller_who_leaves_just_while_it_is_written_to_is_no_fault():
         finally:
             closed.append(True)
 
-    class Leaving:
+    class Leaving(FakeContext):
         """The context of a call; its caller takes one response, and is gone with the next."""
 
         left = 1
@@ -286,25 +358,7 @@ async def test_a_caller_who_leaves_just_while_it_is_written_to_is_no_fault():
             if self.left < 0:
                 raise grpc.aio.InternalError('Failed "execute_batch"')
 
-        def invocation_metadata(self):
-            return ()
-
-        def time_remaining(self):
-            return None
-
-        def peer(self):
-            return "ipv4:127.0.0.1:1"
-
-    async def handler(details):
-        return grpc.unary_stream_rpc_method_handler(answer)
-
-    calls = Calls(
-        log=make_log("toy", file=written, strict=True),
-        metrics=Metrics(registry, catalogue.RPC),
-        tracing=Tracing.open("toy"),
-        messages=True,
-    )
-    wrapped = await calls.intercept_service(handler, SimpleNamespace(method=STREAM))
+    calls, wrapped = await wrapped_by_calls(answer, written, registry)
     with pytest.raises(
         asyncio.CancelledError
     ):  # as if gRPC itself had seen it first: it says nothing of that

@@ -124,7 +124,8 @@ def write_texts(folder: Path, config: CorpusConfig) -> None:
         )
 
 
-def answer_shard(folder: Path, shard: int) -> None:
+def answer_shard(folder: Path, shard: int, config: CorpusConfig) -> None:
+    """Answers ``shard·250 …`` of the spoken texts, in the answer voice."""
     path = folder / "answers" / f"{shard:04d}.npz"
     if path.exists():
         return
@@ -208,18 +209,19 @@ def _once(name: str, make):  # type: ignore[no-untyped-def]
     return _MADE[name]
 
 
+_SHARD_OF: dict[str, Callable[[Path, int, CorpusConfig], None]] = {
+    "answers": answer_shard,
+    "questions": question_shard,
+    "kokoro": kokoro_shard,
+    "strangers": stranger_shard,
+    "pico": pico_shard,
+}
+
+
 def _job(job: tuple[str, Path, int, CorpusConfig]) -> str:
-    name, folder, shard, config = job
-    if name == "answers":
-        answer_shard(folder, shard)
-    else:
-        {
-            "questions": question_shard,
-            "kokoro": kokoro_shard,
-            "strangers": stranger_shard,
-            "pico": pico_shard,
-        }[name](folder, shard, config)
-    return f"{name} {shard}"
+    part, folder, shard, config = job
+    _SHARD_OF[part](folder, shard, config)
+    return f"{part} {shard}"
 
 
 def build(folder: Path, config: CorpusConfig, parts: tuple[str, ...], processes: int) -> None:

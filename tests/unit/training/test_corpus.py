@@ -110,8 +110,8 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_answers_come_back_with_their_text_and_f0(folder, voices):
-    answer_shard(folder, 0)
-    answer_shard(folder, 1)
+    answer_shard(folder, 0, CONFIG)
+    answer_shard(folder, 1, CONFIG)
     corpus = Corpus(folder)
     assert corpus.shards("answers") == [0, 1]
     for shard in (0, 1):
@@ -162,11 +162,11 @@ def test_a_shard_depends_on_seed_and_number_alone(folder, voices, tmp_path):
 
 
 def test_what_is_there_is_not_made_again(folder, voices):
-    answer_shard(folder, 0)
+    answer_shard(folder, 0, CONFIG)
     question_shard(folder, 0, CONFIG)
     kokoro_shard(folder, 0, CONFIG)
     voices.said.clear()
-    answer_shard(folder, 0)
+    answer_shard(folder, 0, CONFIG)
     question_shard(folder, 0, CONFIG)
     kokoro_shard(folder, 0, CONFIG)
     assert not voices.said
@@ -190,9 +190,9 @@ def test_a_stopped_write_leaves_no_shard(folder, voices, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", fails)
         with pytest.raises(KeyboardInterrupt):
-            answer_shard(folder, 0)
+            answer_shard(folder, 0, CONFIG)
     assert Corpus(folder).shards("answers") == []
-    answer_shard(folder, 0)
+    answer_shard(folder, 0, CONFIG)
     assert Corpus(folder).shards("answers") == [0]
 
 

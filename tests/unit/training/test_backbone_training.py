@@ -12,20 +12,21 @@ from torch.nn import functional as F
 from aqaa.models.step1 import Step1, alibi_bias, branch_mask
 from aqaa.tokens.classes import TokenClass
 from training.backbone import (
-    OFTEN,
     PRETRAINING,
     TUNING,
     BackboneTrainer,
     BackboneTraining,
     CodedBackbone,
     Loss,
-    collate,
     step1_config,
 )
+from training.batches import OFTEN, BatchConfig, collate
 from training.sequences import Language, Sequence, pack
 from training.speech import evenness
 
-TINY = BackboneTraining(hidden=64, feed_forward=64, heads=8, kv_groups=4, layers=2, tokens=512)
+TINY = BackboneTraining(
+    hidden=64, feed_forward=64, heads=8, kv_groups=4, layers=2, batches=BatchConfig(tokens=512)
+)
 PLAIN = BackboneTraining(text=1.0, decision=1.0, linguistic=1.0, semantic=1.0, smoothing=0.0)
 """Weights under which the loss shall be the negative log-likelihood among the legal ids."""
 
@@ -209,12 +210,12 @@ class TestCodedBackbone:
         assert near < far
 
 
-class TestData:
+class TestBatches:
     @pytest.mark.parametrize("kind", sorted({*PRETRAINING, *TUNING}))
     def test_every_kind_of_work_fills_a_batch_and_can_be_learned(self, trainer, kind):
         batch = getattr(trainer.data, kind)(np.random.default_rng(1))
         rows, size = batch["ids"].shape
-        assert rows * (size - 15) <= TINY.tokens or rows == 1
+        assert rows * (size - 15) <= TINY.batches.tokens or rows == 1
         named = trainer.forward(batch)
         named["total"].backward()
         gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]

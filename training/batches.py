@@ -30,7 +30,7 @@ from training.tokens import GroupTable
 
 LEVELS = (8, 8, 8, 8)
 PADDING = 9  # the branch that nothing sees but itself
-OFTEN = {"cut-up": 0, "calendar": 3, "count": 2, "small talk": 2, "opposite": 2}
+OFTEN = {"calendar": 3, "count": 2, "small talk": 2, "opposite": 2}
 """How often a recorded question of these kinds is drawn: what nano gets wrong although it heard it."""
 FACTS = {"arithmetic": 40, "calendar": 20, "count": 12, "opposite": 8, "capital": 4, "color": 4, "style": 6,
          "unknown": 4, "small talk": 2}  # fmt: skip
@@ -92,12 +92,13 @@ class Batches:
         self.near = (near_words[:, :8], one_level_apart().numpy())
         self.targets = Targets(self.language, corpus.row, self.answers)
         answer_groups = np.diff(self.answers.offsets)
-        answered = np.array([sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items])
-        asked = np.diff(table.offsets)
+        spoken_back = [sum(answer_groups[corpus.row[s]] for s in item.answer) for item in self.items]
+        asked, answered = np.diff(table.offsets), np.array(spoken_back)[self.item_of]
         often = np.array([OFTEN.get(item.kind, 1) for item in self.items])[self.item_of]
         rows = np.repeat(np.arange(len(asked)), often)
         mixed = np.random.default_rng(0).uniform(0, 4, len(rows))
-        self.by_length = rows[np.argsort((asked + answered[self.item_of])[rows] + mixed, kind="stable")]
+        by_length = rows[np.argsort((asked + answered)[rows] + mixed, kind="stable")]
+        self.by_length = by_length[answered[by_length] > 0]  # cut-ups are heard and not answered
         self.by_question = rows[np.argsort(asked[rows] + mixed / 4, kind="stable")]
         often = evenness([spoken.text for spoken in self.spoken]).round().astype(np.int64)
         rows = np.repeat(np.arange(len(self.spoken)), often)

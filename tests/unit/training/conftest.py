@@ -1,11 +1,14 @@
 """A small training folder without a sound in it: texts, a text vocabulary, and codes drawn at random."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from training.corpus import Corpus, CorpusConfig, write_texts
+from training.domain import Item
 from training.sequences import Language
 from training.tokens import save_groups, train_vocabulary
 
@@ -17,6 +20,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the backbone reads: ``corpus``, ``text.model``, ``tokens``."""
     folder = tmp_path_factory.mktemp("nano")
     write_texts(folder / "corpus", SMALL)
+    cut_ups = [Item("cut-up", f"Ten {word} the.", (), "train") for word in ("apple", "color", "five")]
+    rows = "".join(json.dumps(asdict(item)) + "\n" for item in cut_ups)
+    (folder / "corpus" / "cutups.jsonl").write_text(rows, "utf-8")
     corpus = Corpus(folder / "corpus")
     train_vocabulary(corpus, folder / "text.model", pieces=400)
     text = Language(folder / "text.model").text

@@ -1,17 +1,21 @@
-"""The control: the same questions with their groups in another order; a model that listens must fail on them.
+"""The control: the same questions with their groups elsewhere; a model that listens must fail on them.
 
     python -m evaluation.shuffled --bundle models/nano --split test --n 100
 
-Every token stays, only their order in time is lost. A model that looked questions up by their sounds, or
-played back recordings, would go on being right.
+*Shuffled*, every token of a question stays, only their order in time is lost: who looked questions up by
+their sounds would go on being right. A group lasts 120 ms, though, and the three or four of a short word
+still sound like it wherever they lie ("lemon" among the sounds of "which color"). *Dealt*, the groups of all
+the questions are mixed and dealt out again, as many to each as it had: nothing is left of the question but
+its length, its place and its seed, so that a right answer is chance.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,19 +52,25 @@ def shuffle_groups(groups_GN: Groups, rng: np.random.Generator) -> Groups:
     return np.asarray(rng.permutation(groups_GN, axis=0))
 
 
-class ShuffledTokenizer:
-    """A tokenizer whose streams give nothing until the end, and then every group in random order."""
-
-    def __init__(self, tokenizer: Any, rng: np.random.Generator) -> None:
-        self._tokenizer, self._rng = tokenizer, rng
-
-    def stream(self) -> ShuffledStream:
-        return ShuffledStream(self._tokenizer.stream(), self._rng)
+def deal_groups(groups: Sequence[Groups], rng: np.random.Generator) -> list[Groups]:
+    """All groups of all questions mixed and dealt out again, as many to each question as it had."""
+    mixed = shuffle_groups(np.concatenate(groups), rng)
+    return np.split(mixed, np.cumsum([len(rows) for rows in groups])[:-1])
 
 
-class ShuffledStream:
-    def __init__(self, stream: Any, rng: np.random.Generator) -> None:
-        self._stream, self._rng = stream, rng
+class RearrangedTokenizer:
+    """A tokenizer whose streams give nothing until the end, then what ``rearrange`` makes of the groups."""
+
+    def __init__(self, tokenizer: Any, rearrange: Callable[[Groups], Groups]) -> None:
+        self._tokenizer, self._rearrange = tokenizer, rearrange
+
+    def stream(self) -> RearrangedStream:
+        return RearrangedStream(self._tokenizer.stream(), self._rearrange)
+
+
+class RearrangedStream:
+    def __init__(self, stream: Any, rearrange: Callable[[Groups], Groups]) -> None:
+        self._stream, self._rearrange = stream, rearrange
         self._heard: list[Groups] = []
 
     def push(self, pcm: ArrayLike) -> Groups:
@@ -68,21 +78,22 @@ class ShuffledStream:
         return self._heard[-1][:0]
 
     def finish(self) -> Groups:
-        return shuffle_groups(np.concatenate([*self._heard, self._stream.finish()]), self._rng)
+        return self._rearrange(np.concatenate([*self._heard, self._stream.finish()]))
 
 
 @dataclass(frozen=True)
 class ShuffleResult:
-    """Answer texts right in the true order and shuffled, and the best that a deaf answer could be."""
+    """Answer texts right: groups in order, shuffled in each question, dealt out anew; and by chance."""
 
     ordered: Estimate
     shuffled: Estimate
+    dealt: Estimate
     chance: float
 
     @property
     def at_chance(self) -> bool:
-        """Whether the 95 % interval of the shuffled rate reaches down to chance."""
-        return self.shuffled.low <= self.chance
+        """Whether the 95 % interval of the dealt rate reaches down to chance."""
+        return self.dealt.low <= self.chance
 
 
 def chance(questions: Sequence[Question]) -> float:
@@ -92,20 +103,40 @@ def chance(questions: Sequence[Question]) -> float:
 
 
 def compare(pipeline: Asks, asked: Sequence[tuple[Question, Audio]], seed: int) -> ShuffleResult:
-    """Asks each question twice: as it was said, and with its groups shuffled."""
-    ordered: list[bool] = []
-    shuffled: list[bool] = []
+    """Asks each question three times: as it was said, with its groups shuffled, with groups dealt to it."""
+    heard: dict[int, Groups] = {}
+
+    def in_order(index: int, groups: Groups) -> Groups:
+        heard[index] = groups
+        return groups
+
+    def shuffled(index: int, groups: Groups) -> Groups:
+        return shuffle_groups(groups, np.random.default_rng([seed, index]))
+
+    ordered = answered_right(pipeline, asked, in_order)
+    dealt = dict(zip(heard, deal_groups(list(heard.values()), np.random.default_rng(seed)), strict=True))
+    return ShuffleResult(
+        ordered,
+        answered_right(pipeline, asked, shuffled),
+        answered_right(pipeline, asked, lambda index, _: dealt[index]),
+        chance([question for question, _ in asked]),
+    )
+
+
+def answered_right(
+    pipeline: Asks, asked: Sequence[tuple[Question, Audio]], rearrange: Callable[[int, Groups], Groups]
+) -> Estimate:
+    """How often the answer's text is right where the model hears ``rearrange(question.index, groups)``."""
     listening = pipeline.tokenizer
-    for question, audio in track(asked, "asking in order and shuffled"):
-        rng = np.random.default_rng([seed, question.index])
-        for verdicts, ears in ((ordered, listening), (shuffled, ShuffledTokenizer(listening, rng))):
-            pipeline.tokenizer = ears
-            try:
-                answer = pipeline.ask(audio, seed=question.index)
-            finally:
-                pipeline.tokenizer = listening
-            verdicts.append(normalise(answer.answer_text) == normalise(question.answer_text))
-    return ShuffleResult(rate(ordered), rate(shuffled), chance([question for question, _ in asked]))
+    verdicts = []
+    for question, audio in track(asked, "asking"):
+        pipeline.tokenizer = RearrangedTokenizer(listening, partial(rearrange, question.index))
+        try:
+            answer = pipeline.ask(audio, seed=question.index)
+        finally:
+            pipeline.tokenizer = listening
+        verdicts.append(normalise(answer.answer_text) == normalise(question.answer_text))
+    return rate(verdicts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,9 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recordings.render(questions, given.threads)
     asked = [(question, recordings.read(question)) for question in questions]
     result = compare(Pipeline.load(given.bundle), asked, given.seed)
-    for name, found in (("in order", result.ordered), ("shuffled", result.shuffled)):
+    for name, found in (
+        ("in order", result.ordered),
+        ("shuffled", result.shuffled),
+        ("dealt", result.dealt),
+    ):
         print(f"{name:9s} {found.value:6.1%} right ({found.low:.1%} to {found.high:.1%}), n {found.n}")
-    print(f"chance    {result.chance:6.1%}: {'reached' if result.at_chance else 'not reached'} by shuffling")
+    print(f"chance    {result.chance:6.1%}: {'reached' if result.at_chance else 'not reached'} by dealing")
 
 
 if __name__ == "__main__":

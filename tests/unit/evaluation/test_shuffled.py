@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aqaa.audio.decode import Audio
 from evaluation.heldout import Question
-from evaluation.shuffled import ShuffledTokenizer, chance, compare, shuffle_groups
+from evaluation.shuffled import RearrangedTokenizer, chance, compare, deal_groups, shuffle_groups
 from training.domain import Spoken
 
 
@@ -18,8 +18,21 @@ def test_every_group_stays_whole(groups: int, seed: int) -> None:
     assert sorted(map(tuple, shuffled.tolist())) == sorted(map(tuple, codes_GN.tolist()))
 
 
-def test_a_shuffled_stream_keeps_everything_for_the_end() -> None:
-    stream = ShuffledTokenizer(CountingTokenizer(), np.random.default_rng(0)).stream()
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_groups_are_dealt_out_whole_and_as_many_to_each(counts: list[int], seed: int) -> None:
+    groups = np.split(np.arange(sum(counts) * 5).reshape(-1, 5), np.cumsum(counts)[:-1])
+    dealt = deal_groups(groups, np.random.default_rng(seed))
+    assert [len(rows) for rows in dealt] == counts
+    assert sorted(map(tuple, np.concatenate(dealt).tolist())) == list(
+        map(tuple, np.concatenate(groups).tolist())
+    )
+
+
+def test_a_rearranged_stream_keeps_everything_for_the_end() -> None:
+    def shuffle(groups: np.ndarray) -> np.ndarray:
+        return shuffle_groups(groups, np.random.default_rng(0))
+
+    stream = RearrangedTokenizer(CountingTokenizer(), shuffle).stream()
     for _ in range(10):
         assert stream.push(np.zeros(3840, np.float32)).shape == (0, 5)
     groups = stream.finish()
@@ -40,5 +53,6 @@ def test_order_is_what_the_pipeline_goes_by(
     listening = pipeline.tokenizer
     result = compare(pipeline, known, seed=1)
     assert (result.ordered.value, result.shuffled.value, result.chance) == (1.0, 0.0, 0.5)
+    assert result.dealt.value == 0.0
     assert result.at_chance
     assert pipeline.tokenizer is listening

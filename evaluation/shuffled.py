@@ -90,10 +90,9 @@ class ShuffleResult:
     dealt: Estimate
     chance: float
 
-    @property
-    def at_chance(self) -> bool:
-        """Whether the 95 % interval of the dealt rate reaches down to chance."""
-        return self.dealt.low <= self.chance
+    def at_chance(self, found: Estimate) -> bool:
+        """Whether the 95 % interval of a rate reaches down to chance."""
+        return found.low <= self.chance
 
 
 def chance(questions: Sequence[Question]) -> float:
@@ -157,13 +156,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recordings.render(questions, given.threads)
     asked = [(question, recordings.read(question)) for question in questions]
     result = compare(Pipeline.load(given.bundle), asked, given.seed)
-    for name, found in (
-        ("in order", result.ordered),
-        ("shuffled", result.shuffled),
-        ("dealt", result.dealt),
-    ):
+    arms = {"in order": result.ordered, "shuffled": result.shuffled, "dealt": result.dealt}
+    for name, found in arms.items():
         print(f"{name:9s} {found.value:6.1%} right ({found.low:.1%} to {found.high:.1%}), n {found.n}")
-    print(f"chance    {result.chance:6.1%}: {'reached' if result.at_chance else 'not reached'} by dealing")
+    verdicts = {
+        name: "at chance" if result.at_chance(arms[name]) else "above chance"
+        for name in ("shuffled", "dealt")
+    }
+    print(
+        f"chance    {result.chance:6.1%}: "
+        + ", ".join(f"{name} is {said}" for name, said in verdicts.items())
+    )
 
 
 if __name__ == "__main__":

@@ -54,5 +54,7 @@ def test_order_is_what_the_pipeline_goes_by(
     result = compare(pipeline, known, seed=1)
     assert (result.ordered.value, result.shuffled.value, result.chance) == (1.0, 0.0, 0.5)
     assert result.dealt.value == 0.0
-    assert result.at_chance
+    assert result.at_chance(result.shuffled)
+    assert result.at_chance(result.dealt)
+    assert not result.at_chance(result.ordered)
     assert pipeline.tokenizer is listening

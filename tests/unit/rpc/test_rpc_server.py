@@ -278,6 +278,19 @@ class FakeContext:
         return "ipv4:127.0.0.1:1"
 
 
+def repeating(closed):
+    """A handler that says its request again and again, and notes in ``closed`` that it was ended."""
+
+    async def answer(request, context):
+        try:
+            while True:
+                yield request
+        finally:
+            closed.append(True)
+
+    return answer
+
+
 async def wrapped_by_calls(behaviour, written, registry):
     """Calls, and its wrapped handler of a method that streams."""
 
@@ -297,13 +310,6 @@ async def wrapped_by_calls(behaviour, written, registry):
 async def test_a_call_that_is_cut_off_is_ended_once_grpc_has_sent_what_it_is_sending():
     written, closed = io.StringIO(), []
 
-    async def answer(request, context):
-        try:
-            while True:
-                yield request
-        finally:
-            closed.append(True)
-
     class Sending(FakeContext):
         """gRPC takes a status only while it sends nothing."""
 
@@ -322,7 +328,7 @@ async def test_a_call_that_is_cut_off_is_ended_once_grpc_has_sent_what_it_is_sen
             raise grpc.aio.AbortError
 
     context = Sending()
-    calls, wrapped = await wrapped_by_calls(answer, written, CollectorRegistry())
+    calls, wrapped = await wrapped_by_calls(repeating(closed), written, CollectorRegistry())
     call = asyncio.create_task(wrapped.unary_stream(b"", context))
     await context.begun.wait()
     cutting = asyncio.create_task(calls.cut_off(within=60))
@@ -341,13 +347,6 @@ async def test_a_call_that_is_cut_off_is_ended_once_grpc_has_sent_what_it_is_sen
 async def test_a_caller_who_leaves_just_while_it_is_written_to_is_no_fault():
     written, registry, closed = io.StringIO(), CollectorRegistry(), []
 
-    async def answer(request, context):
-        try:
-            while True:
-                yield request
-        finally:
-            closed.append(True)
-
     class Leaving(FakeContext):
         """The context of a call; its caller takes one response, and is gone with the next."""
 
@@ -358,7 +357,7 @@ async def test_a_caller_who_leaves_just_while_it_is_written_to_is_no_fault():
             if self.left < 0:
                 raise grpc.aio.InternalError('Failed "execute_batch"')
 
-    calls, wrapped = await wrapped_by_calls(answer, written, registry)
+    calls, wrapped = await wrapped_by_calls(repeating(closed), written, registry)
     with pytest.raises(
         asyncio.CancelledError
     ):  # as if gRPC itself had seen it first: it says nothing of that

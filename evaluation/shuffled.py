@@ -159,14 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arms = {"in order": result.ordered, "shuffled": result.shuffled, "dealt": result.dealt}
     for name, found in arms.items():
         print(f"{name:9s} {found.value:6.1%} right ({found.low:.1%} to {found.high:.1%}), n {found.n}")
-    verdicts = {
-        name: "at chance" if result.at_chance(arms[name]) else "above chance"
-        for name in ("shuffled", "dealt")
-    }
-    print(
-        f"chance    {result.chance:6.1%}: "
-        + ", ".join(f"{name} is {said}" for name, said in verdicts.items())
-    )
+    print(f"chance    {result.chance:6.1%}")
+    for name in ("shuffled", "dealt"):
+        print(f"{name} {'falls to' if result.at_chance(arms[name]) else 'stays above'} chance")
 
 
 if __name__ == "__main__":

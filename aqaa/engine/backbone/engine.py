@@ -83,7 +83,7 @@ class BackboneEngine:
             tiles = settings.tiles or exact_tiles(self._weights, settings.capacity)
         self._cache = SlotCache(self._weights.config, settings.slots, settings.capacity)
         self._forward = Forward(self._weights, self._cache, tiles)
-        self._head = Head(self._weights, exact=bool(tiles))
+        self._head = Head(self._weights, tiles)
         self._scheduler = Scheduler(
             self._cache,
             max_waiting=settings.max_waiting,

@@ -48,28 +48,29 @@ def decoding_equals_prefill(weights: DecoderWeights, capacity: int, tiles: Seque
     # Ordinary content for the positions that the test does not compute.
     cache.by_slot_LKSGCd.normal_(generator=generator)
     cache.by_slot_LKSGCd[:, :, _AGAIN] = cache.by_slot_LKSGCd[:, :, _PREFILLED]
-    forward, head = Forward(weights, cache, tiles), Head(weights, exact=bool(tiles))
+    forward, head = Forward(weights, cache, tiles), Head(weights, tiles)
     size = max(tiles, default=TILE_ROWS)
     part = 1 if size == TILE_ROWS else TILE_ROWS
     vocabulary = weights.config.vocab_size
-    legal = [(Choice(TokenClass.TEXT, ((0, vocabulary),)),)] * part
+    # Wide and narrow slices of the head, and one that begins in the middle.
+    slices = ((0, vocabulary), (0, 1), (vocabulary // 3, vocabulary // 2))
+    legal = [(Choice(TokenClass.TEXT, (slices[row % len(slices)],)),) for row in range(size)]
     for edge in (0, 3 * KEY_SPAN, capacity):
         # A tile across the edge of a key span, where it needs two attention calls.
         start = max(0, min(edge - size // 2, capacity - size))
         ids = torch.randint(vocabulary, (size,), generator=generator).tolist()
         rows = [Row(token_id, _AGAIN, start + index) for index, token_id in enumerate(ids)]
         prefill_ND = forward.run([row._replace(slot=_PREFILLED) for row in rows])
+        prefill_scores = head.score(prefill_ND, legal)
         for first in range(0, size, part):
             mates = [row._replace(slot=_COMPANY) for row in rows[: first // part % TILE_ROWS]]
             before = len(mates) // 2
             together_ND = forward.run([*mates[:before], *rows[first : first + part], *mates[before:]])
-            again_ND, once_ND = together_ND[before : before + part], prefill_ND[first : first + part]
-            if not torch.equal(again_ND, once_ND):
+            again_ND, same = together_ND[before : before + part], slice(first, first + part)
+            if not torch.equal(again_ND, prefill_ND[same]):
                 return False
-            if any(
-                (again[0][1] != once[0][1]).any()
-                for again, once in zip(head.score(again_ND, legal), head.score(once_ND, legal), strict=True)
-            ):
+            scores = zip(head.score(again_ND, legal[same]), prefill_scores[same], strict=True)
+            if any((again[0][1] != once[0][1]).any() for again, once in scores):
                 return False
         if not torch.equal(cache.by_slot_LKSGCd[:, :, _AGAIN], cache.by_slot_LKSGCd[:, :, _PREFILLED]):
             return False

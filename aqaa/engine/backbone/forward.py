@@ -15,8 +15,8 @@ from aqaa.engine.backbone.weights import DecoderWeights
 TILE_ROWS = 8
 
 #: Rows of further tiles, for one answer and for long prompts. They may be used where the start-up test finds
-#: their bits equal to those of TILE_ROWS: some kernels tell only a single row from several.
-NARROW_TILE_ROWS, WIDE_TILE_ROWS = 2, 64
+#: their bits equal to those of TILE_ROWS.
+NARROW_TILE_ROWS, WIDE_TILE_ROWS = 4, 64
 
 #: In exact mode a row's keys are padded to the next multiple of this beyond its own position.
 KEY_SPAN = 64
@@ -48,6 +48,14 @@ class Run(NamedTuple):
     bias: Tensor
 
 
+def tile_rows(left: int, tiles: Sequence[int]) -> int:
+    """The tile to compute next of ``left`` rows: the narrowest that holds them, or the largest they fill."""
+    for size in sorted(tiles):
+        if left <= size <= TILE_ROWS:
+            return size
+    return max(size for size in tiles if size <= left)
+
+
 class Forward:
     """The decoder's layers over a slot cache.
 
@@ -57,7 +65,7 @@ class Forward:
     """
 
     def __init__(self, weights: DecoderWeights, cache: SlotCache, tiles: Sequence[int] = ()) -> None:
-        self.weights, self.cache, self.tiles = weights, cache, sorted(tiles)
+        self.weights, self.cache, self.tiles = weights, cache, tuple(tiles)
         self.exact = bool(tiles)
         config, capacity = weights.config, cache.capacity
         # The bias of key j at position p is table[:, capacity - 1 - p + j]: a stretch of it for each p.
@@ -75,23 +83,17 @@ class Forward:
         """
         computed, start = [], 0
         while start < len(rows):
-            size = self._tile_size(len(rows) - start)
+            size = (
+                tile_rows(len(rows) - start, self.tiles) if self.exact else min(len(rows) - start, FAST_ROWS)
+            )
             computed.append(self._tile(rows[start : start + size], size))
             start += size
         return computed[0] if len(computed) == 1 else torch.cat(computed)
 
-    def _tile_size(self, left: int) -> int:
-        if not self.exact:
-            return min(left, FAST_ROWS)
-        for size in self.tiles:
-            if left <= size <= TILE_ROWS:
-                return size
-        return max(size for size in self.tiles if size <= left)
-
     def _tile(self, rows: Sequence[Row], padded: int) -> Tensor:
         weights, config, cache = self.weights, self.weights.config, self.cache
         groups, size = config.num_attention_groups, config.head_dim
-        real, width, eps = len(rows), config.hidden_size, config.rms_norm_eps
+        real, width = len(rows), config.hidden_size
         ids = torch.tensor([row.token_id for row in rows] + [0] * (padded - real))
         places = cache.rows_of([row.slot for row in rows], [row.position for row in rows])
         runs = tuple(self._runs(rows))
@@ -101,16 +103,16 @@ class Forward:
         for layer, kv_Rd, keys, values in zip(
             weights.layers, cache.rows, cache.keys, cache.values, strict=True
         ):
-            qkv = torch.mm(F.rms_norm(x_ND, (width,), layer.input_norm, eps), layer.query_key_value)
+            qkv = layer.query_key_value(layer.input_norm(x_ND))
             kv_Rd.index_copy_(0, places, qkv[:real, width:].reshape(-1, size))
             query_NGQd = qkv[:, :width].view(padded, groups, -1, size)
             for run in runs:
                 self._attend(run, query_NGQd, keys, values, mixed_NGQd)
-            x_ND = torch.addmm(x_ND, mixed_ND, layer.attention_out)
-            gate_up = torch.mm(F.rms_norm(x_ND, (width,), layer.post_norm, eps), layer.gate_up)
+            x_ND = x_ND + layer.attention_out(mixed_ND)
+            gate_up = layer.gate_up(layer.post_norm(x_ND))
             gate, up = gate_up.chunk(2, 1)
-            x_ND = torch.addmm(x_ND, F.silu(gate).mul_(up), layer.down)
-        return F.rms_norm(x_ND, (width,), weights.norm, eps)[:real]
+            x_ND = x_ND + layer.down(F.silu(gate).mul_(up))
+        return weights.norm(x_ND)[:real]
 
     def _runs(self, rows: Sequence[Row]) -> Iterator[Run]:
         start = 0

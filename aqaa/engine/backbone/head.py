@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aqaa.engine.backbone.forward import TILE_ROWS
+from aqaa.engine.backbone.forward import TILE_ROWS, tile_rows
+from aqaa.engine.backbone.kernels import Product
 from aqaa.engine.backbone.weights import COLUMNS, DecoderWeights
 from aqaa.tokens.classes import Choice, Choices
 
@@ -19,7 +21,7 @@ _GAP = 128
 
 
 class _Plan(NamedTuple):
-    """Head columns to compute, and for each choice where its ranges lie: (block, first, last) triples."""
+    """Blocks of ids to score, and where each choice's ranges lie in them: (block, first, last) triples."""
 
     blocks: tuple[tuple[int, int], ...]
     parts: tuple[tuple[tuple[int, int, int], ...], ...]
@@ -28,12 +30,14 @@ class _Plan(NamedTuple):
 class Head:
     """The output head.
 
-    In exact mode rows are padded to whole tiles; the slices a row is scored with depend on its choices alone.
+    In exact mode, with `tiles` given, rows are padded to one of these counts, at most TILE_ROWS; the slices a
+    row is scored with depend on its choices alone.
     """
 
-    def __init__(self, weights: DecoderWeights, *, exact: bool) -> None:
-        self._head_DV, self._exact = weights.head, exact
+    def __init__(self, weights: DecoderWeights, tiles: Sequence[int] = ()) -> None:
+        self._head_VD, self._tiles = weights.head, tuple(tiles)
         self._plans: dict[Choices, _Plan] = {}
+        self._slices: dict[tuple[int, int], Product] = {}
 
     @torch.inference_mode()
     def score(self, hidden_ND: Tensor, choices: Sequence[Choices]) -> list[Scored]:
@@ -44,17 +48,16 @@ class Head:
         return scored
 
     def _tile(self, hidden_ND: Tensor, choices: Sequence[Choices]) -> list[Scored]:
-        if self._exact and len(choices) < TILE_ROWS:
-            hidden_ND = torch.cat(
-                (hidden_ND, hidden_ND.new_zeros(TILE_ROWS - len(choices), hidden_ND.shape[1]))
-            )
+        if self._tiles:
+            missing = tile_rows(len(choices), self._tiles) - len(choices)
+            hidden_ND = F.pad(hidden_ND, (0, 0, 0, missing))
         computed: dict[tuple[int, int], NDArray[np.float32]] = {}
         scored = []
         for row, legal in enumerate(choices):
             plan = self._plans.get(legal) or self._plans.setdefault(legal, _plan(legal))
             for low, high in plan.blocks:
                 if (low, high) not in computed:
-                    computed[low, high] = torch.mm(hidden_ND, self._head_DV[:, low:high]).numpy()
+                    computed[low, high] = self._slice(low, high)(hidden_ND).numpy()
             pieces = (
                 [computed[plan.blocks[block]][row, first:last] for block, first, last in parts]
                 for parts in plan.parts
@@ -66,6 +69,12 @@ class Head:
                 ]
             )
         return scored
+
+    def _slice(self, low: int, high: int) -> Product:
+        found = self._slices.get((low, high))
+        if found is None:
+            found = self._slices[low, high] = Product(self._head_VD[low:high])
+        return found
 
 
 def _plan(choices: Choices) -> _Plan:

@@ -34,7 +34,7 @@ def test_free_shapes_are_found_out():
 
 def test_a_tile_size_whose_bits_differ_is_not_used(monkeypatch):
     monkeypatch.setattr(module, "decoding_equals_prefill", lambda weights, capacity, tiles: 64 not in tiles)
-    assert exact_tiles(DecoderWeights.of(small_model()), 64) == (2, 8)
+    assert exact_tiles(DecoderWeights.of(small_model()), 64) == (4, 8)
 
 
 def test_an_engine_refuses_to_start_where_exact_mode_does_not_hold(monkeypatch):

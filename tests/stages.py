@@ -217,6 +217,7 @@ class StubTokenizer(tokenizer_pb2_grpc.TokenizerServiceServicer):
             if len(pcm) > sent * size:
                 last = codes(sent, 1, bytes(pcm[sent * size :]))
             yield tokenizer_pb2.StreamTokenizeResponse(groups=last, end=True)
+            await self._stages.faults.passing("tokenizer-end", 1)
 
 
 Token = tuple[Any, ...]

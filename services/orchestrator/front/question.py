@@ -126,11 +126,9 @@ class Question:
         call.owes()  # the rest of the groups, and the end
 
     async def _receive(self, call: Call, pen: Appender) -> None:
-        at = 0
-        while True:
-            response = await call.receive()
-            if response is None:
-                raise Unavailable("the tokenizer left the question without its end", stage=TOKENIZER)
+        """Up to the end of the call itself: who leaves at the last response cancels a call that went well."""
+        at, ended = 0, False
+        while (response := await call.receive()) is not None:
             groups, number = response.groups, groups_of.count(response.groups)
             if number and groups.first_group != at:
                 raise Unavailable(
@@ -141,8 +139,9 @@ class Question:
                 new = groups_of.since(groups, max(self._groups, groups.first_group))
                 self._groups = at
                 await pen.append(QueryRecord(groups=new))
-            if response.end:
-                break
+            ended = ended or response.end
+        if not ended:
+            raise Unavailable("the tokenizer left the question without its end", stage=TOKENIZER)
         if at < self._groups:
             raise LogDiverged(
                 f"the question has {at} groups, but {self._groups} were logged before", missing="query"

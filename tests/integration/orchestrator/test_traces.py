@@ -142,6 +142,9 @@ def attributes(span: Span) -> dict[str, Any]:
 
 async def test_a_turn_is_one_trace_through_front_log_and_runner(server, collector, monkeypatch):
     stages, question = StubStages(), pcm()
+    leaving = stages.faults.hold(
+        "tokenizer-end", 1
+    )  # a stage ends its call when it likes: nobody cuts it off
     async with collecting(collector) as endpoint:
         monkeypatch.setenv("AQAA_ORCHESTRATOR_OTLP_ENDPOINT", endpoint)
         async with (
@@ -150,7 +153,13 @@ async def test_a_turn_is_one_trace_through_front_log_and_runner(server, collecto
             process_of(server.url, address, role="runner") as runner,
         ):
             sent = (*metadata(), *call_metadata(traceparent=SENT))
-            told = await hear(front.stub.Ask(asking(question), metadata=sent, timeout=PATIENCE))
+            turn = asyncio.create_task(
+                hear(front.stub.Ask(asking(question), metadata=sent, timeout=PATIENCE))
+            )
+            await leaving.reached.wait()
+            await asyncio.sleep(0.2)
+            leaving.release()
+            told = await turn
             await until(lambda: len(collector.spans) >= len(TREE))
             await stopped(front, runner)
 
@@ -172,7 +181,7 @@ async def test_a_turn_is_one_trace_through_front_log_and_runner(server, collecto
         assert attributes(span) == {key: {"stringValue": value} for key, value in wanted.items()}
         assert not span.events
         assert not span.links
-        assert span.status == Status()
+        assert span.status == Status(), span.name
     holds_nothing_of(collector, question, told)
 
 

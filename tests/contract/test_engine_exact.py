@@ -196,7 +196,7 @@ def test_exact_mode_is_bit_equal_to_each_request_alone(sampled):
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
 def test_fast_mode_differs_only_where_scores_tie_to_rounding(sampled, record_property):
-    settings = {"capacity": 256, "tiles": (2, 8, 64)}
+    settings = {"capacity": 256, "tiles": (4, 8, 64)}
     divergences = compared = 0
     for seed in SEEDS[:12]:
         cases = cases_of(seed, sampled)
@@ -222,7 +222,7 @@ def test_prefixes_are_shared_and_background_work_yields_in_the_scenario():
     reused = preempted = 0
     for seed in SEEDS[:10]:
         *_, engine = together(
-            cases_of(seed, False), "exact", kill_at=-1, settings={"capacity": 256, "tiles": (2, 8, 64)}
+            cases_of(seed, False), "exact", kill_at=-1, settings={"capacity": 256, "tiles": (4, 8, 64)}
         )
         reused += engine.stats.reused_rows
         preempted += engine.stats.preemptions

@@ -24,7 +24,7 @@ def small_model(seed=0):
 
 
 def small_engine(**settings):
-    return BackboneEngine(small_model(), EngineSettings(**{"capacity": 256, "tiles": (2, 8, 64)} | settings))
+    return BackboneEngine(small_model(), EngineSettings(**{"capacity": 256, "tiles": (4, 8, 64)} | settings))
 
 
 class Countdown:

@@ -65,7 +65,7 @@ def run(scenario, *, load=tiny, **decode):
     """Runs a scenario with a warm engine."""
 
     async def served():
-        decoding = EngineSettings(**{"capacity": 128, "slots": 2, "tiles": (2, 8, 64)} | decode)
+        decoding = EngineSettings(**{"capacity": 128, "slots": 2, "tiles": (4, 8, 64)} | decode)
         metrics = Metrics(CollectorRegistry(), catalogue.LLM)
         engine = TorchEngine(load, LANGUAGE.grammar, TorchSettings(decoding, retry_seconds=0.5), metrics)
         try:

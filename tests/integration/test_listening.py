@@ -7,23 +7,21 @@ never learnt from; the number is the question's.
 from pathlib import Path
 
 import pytest
-import torch
 
 from aqaa.audio.decode import read_audio
 from aqaa.engine.pipeline import Pipeline
 from evaluation.heldout import read_texts
-from evaluation.shuffled import compare
+from evaluation.shuffled import ShuffleResult, compare
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def result():
-    torch.set_num_threads(1)
     questions = {question.index: question for question in read_texts("test")}
     recordings = sorted(Path(__file__).with_name("questions").glob("*.flac"))
     asked = [(questions[int(path.stem)], read_audio(path)) for path in recordings]
-    return compare(Pipeline.load(ROOT / "models" / "nano"), asked, seed=0)
+    return ShuffleResult.of(compare(Pipeline.load(ROOT / "models" / "nano"), asked, seed=0))
 
 
 def test_questions_are_answered_as_they_were_said(result):

@@ -142,9 +142,8 @@ def attributes(span: Span) -> dict[str, Any]:
 
 async def test_a_turn_is_one_trace_through_front_log_and_runner(server, collector, monkeypatch):
     stages, question = StubStages(), pcm()
-    leaving = stages.faults.hold(
-        "tokenizer-end", 1
-    )  # a stage ends its call when it likes: nobody cuts it off
+    # A stage ends its call when it likes, and nobody cuts it off.
+    leaving = stages.faults.hold("tokenizer-end", 1)
     async with collecting(collector) as endpoint:
         monkeypatch.setenv("AQAA_ORCHESTRATOR_OTLP_ENDPOINT", endpoint)
         async with (
@@ -156,7 +155,7 @@ async def test_a_turn_is_one_trace_through_front_log_and_runner(server, collecto
             turn = asyncio.create_task(
                 hear(front.stub.Ask(asking(question), metadata=sent, timeout=PATIENCE))
             )
-            await leaving.reached.wait()
+            await asyncio.wait_for(leaving.reached.wait(), PATIENCE)
             await asyncio.sleep(0.2)
             leaving.release()
             told = await turn

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from aqaa.audio.decode import Audio
 from evaluation.heldout import Question
 from evaluation.metrics import rate
-from evaluation.shuffled import RearrangedTokenizer, chance, compare, deal_groups, shuffle_groups
+from evaluation.shuffled import (
+    RearrangedTokenizer,
+    ShuffleResult,
+    chance,
+    compare,
+    deal_groups,
+    shuffle_groups,
+)
 from training.domain import Spoken
 
 
@@ -52,7 +59,7 @@ def test_order_is_what_the_pipeline_goes_by(
 ) -> None:
     known = [asked[0], asked[2]]
     listening = pipeline.tokenizer
-    result = compare(pipeline, known, seed=1)
+    result = ShuffleResult.of(compare(pipeline, known, seed=1))
     assert (result.ordered.value, result.shuffled.value, result.chance) == (1.0, 0.0, 0.5)
     assert result.dealt.value == 0.0
     assert result.at_chance(result.shuffled)

@@ -217,7 +217,14 @@ PRETRAINING = {
     "continuing": 0.03,
     "speaking": 0.15,
 }
-TUNING = {"turns": 0.42, "hearing": 0.18, "recalling": 0.05, "written": 0.09, "speaking": 0.26}
+TUNING = {
+    "turns": 0.37,
+    "garbled": 0.07,
+    "hearing": 0.24,
+    "recalling": 0.05,
+    "written": 0.03,
+    "speaking": 0.24,
+}
 
 
 class BackboneTrainer:

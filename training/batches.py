@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aqaa.models.nano_semantic import ScalarQuantizer
-from training.domain import training_items
+from training.domain import Spoken, domain, training_items
 from training.sequences import (
     Language,
     Questions,
@@ -44,6 +44,7 @@ class BatchConfig:
     tokens: int = 4096  # positions a batch, padding included
     slips: float = 0.15
     text_answers: float = 0.3  # share of turns that also learn their answer as text alone
+    nonspeech: float = 0.3  # share of what is not understood that never was speech
     facts: int = 60_000  # questions in writing, drawn apart from those that were recorded
     facts_seed: int = 55
 
@@ -88,6 +89,7 @@ class Batches:
         table = GroupTable(*sorted((folder / "tokens").glob("questions-*.npz")))
         self.item_of = table.items
         near_words = neighbours(centroids.numpy())
+        self.nonspeech = GroupTable(folder / "tokens" / "nonspeech.npz")
         self.questions = Questions(self.language, table, near_words)
         self.near = (near_words[:, :8], one_level_apart().numpy())
         self.targets = Targets(self.language, corpus.row, self.answers)
@@ -104,6 +106,7 @@ class Batches:
         rows = np.repeat(np.arange(len(self.spoken)), often)
         mixed = np.random.default_rng(1).uniform(0, 2, len(rows))
         self.by_answer = rows[np.argsort(answer_groups[rows] + mixed, kind="stable")]
+        self.unknown = (Spoken(domain()["unknown"]),)
         self.facts = training_items(config.facts, config.facts_seed, FACTS)
         self.by_fact = np.argsort([len(fact.question) for fact in self.facts], kind="stable")
 
@@ -163,6 +166,18 @@ class Batches:
         def make(row: int) -> Sequence:
             text = self.items[self.item_of[row]].question
             return pack(self.questions.prefix(row, rng), [self.targets.transcript(text)])
+
+        return self.filled(self.by_question, make, rng)
+
+    def garbled(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """What cannot be understood, questions out of order and sounds that are no speech: nano says so."""
+        answer = self.targets.answer(self.unknown)
+
+        def make(row: int) -> Sequence:
+            if rng.random() < self.config.nonspeech:
+                heard = self.nonspeech[int(rng.integers(len(self.nonspeech)))]
+                return pack(self.questions.asked(self.questions.spoilt(heard, rng)), [answer])
+            return pack(self.questions.disordered(row, rng), [answer])
 
         return self.filled(self.by_question, make, rng)
 

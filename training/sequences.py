@@ -26,6 +26,8 @@ from training.tokens import STYLES, GroupTable
 
 Ints = NDArray[np.int64]
 TEMPLATE = PromptTemplate("<s>", "<|BOT|>", "<|EOT|>", content_prefix=True)
+SHORT = 10
+"""Groups below which a question's pieces may well lie in an order that can be understood."""
 CAPS = Caps(groups_base=40, groups_per_text=6.0, segments=3, text=64, tokens=900)
 
 
@@ -165,6 +167,23 @@ def neighbours(centroids: NDArray[np.float32], count: int = 64) -> Ints:
     return distance.argsort(1)[:, 1 : count + 1]
 
 
+def pieces(groups: Ints, rng: np.random.Generator) -> list[Ints]:
+    """Two or three groups each, a quarter or a third of a second; the last may have one.
+
+    Single groups are what ``evaluation.shuffled`` mixes; nothing is taught about these.
+    """
+    cuts = np.cumsum(rng.integers(2, 4, len(groups)))
+    return np.split(groups, cuts[cuts < len(groups)])
+
+
+def mixed(parts: list[Ints], rng: np.random.Generator) -> Ints:
+    """The parts in another order than they had."""
+    order = np.arange(len(parts))
+    while len(parts) > 1 and (order == np.arange(len(parts))).all():
+        order = rng.permutation(len(parts))
+    return np.concatenate([parts[k] for k in order])
+
+
 class Questions:
     """Prompts of spoken questions, with codes spoilt as an unseen voice would spoil them.
 
@@ -179,10 +198,33 @@ class Questions:
         words = table.groups[:, :2].astype(np.int64)
         self.linguistic_pool = words.ravel()
 
-    def prefix(self, row: int, rng: np.random.Generator, *, replace_all: float = 0.3) -> Ints:
-        """The question of one tokenisation, its codes spoilt: with probability ``replace_all`` every semantic
-        code becomes a random one, else some do; of the linguistic ones some become a near one, a few any."""
-        groups = self.table[row].astype(np.int64)
+    def prefix(self, row: int, rng: np.random.Generator) -> Ints:
+        """The question of one tokenisation, its codes spoilt."""
+        return self.asked(self.spoilt(self.table[row], rng))
+
+    def disordered(self, row: int, rng: np.random.Generator) -> Ints:
+        """The question of one tokenisation out of order, its codes spoilt: backwards, or its pieces mixed,
+        or some of them among pieces of other questions."""
+        groups, way = self.table[row], rng.random()
+        if way < 0.2:
+            groups = groups[::-1]
+        elif way < 0.6 and len(groups) >= SHORT:
+            groups = mixed(pieces(groups, rng), rng)
+        else:
+            others = [self.table[int(rng.integers(len(self.table)))] for _ in range(3)]
+            every = [piece for one in (groups, *others) for piece in pieces(one, rng)]
+            groups = mixed(every, rng)[: len(groups)]
+        return self.asked(self.spoilt(groups, rng))
+
+    def asked(self, groups: Ints) -> Ints:
+        return audio_prefix(self.language, self.language.audio_ids(groups).ravel().tolist())
+
+    def spoilt(
+        self, groups: NDArray[np.int16], rng: np.random.Generator, *, replace_all: float = 0.3
+    ) -> Ints:
+        """(G, 5) codes: with probability ``replace_all`` every semantic one becomes a random one, else some
+        do; of the linguistic ones some become a near one, a few any."""
+        groups = groups.astype(np.int64)
         words, sounds = groups[:, :2], groups[:, 2:]
         if rng.random() < replace_all:
             sounds[...] = rng.choice(self.semantic_pool, sounds.shape)
@@ -194,7 +236,7 @@ class Questions:
         words[hit] = self.near[words[hit], rank.astype(np.int64) - 1]
         hit = rng.random(words.shape) < rng.uniform(0.0, 0.10)
         words[hit] = rng.choice(self.linguistic_pool, int(hit.sum()))
-        return audio_prefix(self.language, self.language.audio_ids(groups).ravel().tolist())
+        return groups
 
 
 def answer_prefix(language: Language) -> Ints:

@@ -17,9 +17,10 @@ import sentencepiece
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from aqaa.models.nano_semantic import NanoSemanticEncoder
-from training import augment, features, linguistic, semantic
+from training import augment, features, linguistic, nonspeech, semantic
 from training.corpus import Corpus
 from training.loop import folder_and_threads, length_batches
 from training.speech import ASKED, KOKORO, answers, corpus_at, questions
@@ -37,6 +38,7 @@ class TokenConfig:
     pieces: int = 640
     variants: int = 2
     redrawn: int = 7
+    nonspeech: int = 2000  # sounds that are no speech
     seconds: float = 240.0
     seed: int = 31
 
@@ -126,6 +128,17 @@ def tokenize_questions(folder: Path, codec: Codec, config: TokenConfig, variant:
     save_groups(folder / "tokens" / f"questions-{variant}.npz", rows, items=np.array(items))
 
 
+def tokenize_nonspeech(folder: Path, codec: Codec, config: TokenConfig) -> None:
+    rng = np.random.default_rng([config.seed, config.variants + config.redrawn])
+    sounds = [nonspeech.draw(rng) for _ in range(config.nonspeech)]
+    rows: list[NDArray[np.int16]] = []
+    for batch in length_batches((len(pcm) / 16000 for pcm in sounds), config.seconds):
+        clips = [torch.from_numpy(sounds[i]) for i in batch]
+        samples = torch.tensor([len(clip) for clip in clips])
+        rows += codec.groups(pad_sequence(clips, batch_first=True), samples, keep_level=False)
+    save_groups(folder / "tokens" / "nonspeech.npz", rows)
+
+
 def train_vocabulary(corpus: Corpus, path: Path, pieces: int) -> None:
     """A unigram SentencePiece model with byte fallback; markers and styles are control pieces."""
     texts = [spoken.text for spoken in corpus.spoken] + [item.question for item in corpus.items]
@@ -149,6 +162,8 @@ def build(folder: Path, config: TokenConfig = TokenConfig()) -> None:
         train_vocabulary(Corpus(folder / "corpus"), folder / "text.model", config.pieces)
     if not (tokens / "answers.npz").exists():
         tokenize_answers(folder, codec, config)
+    if not (tokens / "nonspeech.npz").exists():
+        tokenize_nonspeech(folder, codec, config)
     for variant in range(config.variants + config.redrawn):
         if not (tokens / f"questions-{variant}.npz").exists():
             tokenize_questions(folder, codec, config, variant)

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokens").mkdir()
     answers = [groups(len(text.encode(s.text)) // 2 + int(rng.integers(3, 9))) for s in corpus.spoken]
     save_groups(folder / "tokens" / "answers.npz", answers)
+    save_groups(folder / "tokens" / "nonspeech.npz", [groups(n) for n in (5, 12, 50)])
     questions = [groups(int(rng.integers(6, 24))) for _ in corpus.items]
     save_groups(folder / "tokens" / "questions-0.npz", questions, items=np.arange(len(corpus.items)))
     return folder

@@ -21,6 +21,7 @@ from training.backbone import (
     step1_config,
 )
 from training.batches import OFTEN, BatchConfig, collate
+from training.domain import Spoken
 from training.sequences import Language, Sequence, pack
 from training.speech import evenness
 
@@ -237,6 +238,12 @@ class TestBatches:
         assert len(cut_ups) == 3
         assert set(data.by_question) == set(range(len(data.item_of)))
         assert set(data.by_length) == set(range(len(data.item_of))) - set(cut_ups)
+
+    def test_what_is_garbled_is_not_known(self, trainer):
+        batch = trainer.data.garbled(np.random.default_rng(2))
+        unknown = trainer.data.targets.answer((Spoken("I do not know that yet."),)).ids.tolist()
+        for target in batch["target"]:
+            assert target[target >= 0].tolist() == unknown
 
     def test_answers_of_rare_words_are_spoken_more_often(self, trainer):
         rows, times = np.unique(trainer.data.by_answer, return_counts=True)

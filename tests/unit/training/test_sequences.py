@@ -19,6 +19,7 @@ from training.sequences import (
     answer_prefix,
     neighbours,
     pack,
+    pieces,
     text_prefix,
 )
 from training.tokens import GroupTable
@@ -200,6 +201,28 @@ class TestQuestions:
         assert 0.2 < np.mean(np.array(kept) < 0.1) < 0.4
         assert 0.65 < np.mean(words) < 0.85
         assert 0.14 < np.mean(near) < 0.26
+
+    def test_out_of_order_no_question_is_as_it_was_and_none_grows(self, questions, language, monkeypatch):
+        monkeypatch.setattr(questions, "spoilt", lambda groups, rng: groups.astype(np.int64))
+        rng, low = np.random.default_rng(3), language.layout.audio_base
+        own = 0
+        for row in range(100):
+            was = language.audio_ids(questions.table[row])
+            ids = questions.disordered(row, rng)
+            groups = ids[ids >= low].reshape(-1, 5)
+            assert groups.shape == was.shape
+            assert (groups != was).any()
+            own += sorted(map(tuple, groups.tolist())) == sorted(map(tuple, was.tolist()))
+        assert 20 < own < 80  # the rest holds pieces of other questions
+
+    def test_pieces_are_never_single_groups_but_for_the_last(self):
+        rng = np.random.default_rng(4)
+        for count in range(1, 40):
+            groups = np.arange(count)
+            cut = pieces(groups, rng)
+            assert np.concatenate(cut).tolist() == groups.tolist()
+            assert {len(piece) for piece in cut[:-1]} <= {2, 3}
+            assert 1 <= len(cut[-1]) <= 3
 
     def test_neighbours_are_ranked_by_distance(self):
         line = np.array([[0.0], [1.0], [3.0], [3.5], [9.0]], np.float32)

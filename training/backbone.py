@@ -69,14 +69,14 @@ class BackboneTraining:
     )
     continued: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3000,
-            lr=8.0e-4,
+            steps=2000,
+            lr=5.0e-4,
             warmup=60,
             final=0.03,
             weight_decay=0.05,
             betas=(0.9, 0.95),
             muon=".layers.",
-            seed=53,
+            seed=54,
         )
     )
 

@@ -69,14 +69,14 @@ class BackboneTraining:
     )
     continued: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=2000,
-            lr=5.0e-4,
+            steps=3000,
+            lr=8.0e-4,
             warmup=60,
             final=0.03,
             weight_decay=0.05,
             betas=(0.9, 0.95),
             muon=".layers.",
-            seed=54,
+            seed=53,
         )
     )
 
@@ -217,14 +217,7 @@ PRETRAINING = {
     "continuing": 0.03,
     "speaking": 0.15,
 }
-TUNING = {
-    "turns": 0.37,
-    "garbled": 0.07,
-    "hearing": 0.24,
-    "recalling": 0.05,
-    "written": 0.03,
-    "speaking": 0.24,
-}
+TUNING = {"turns": 0.42, "hearing": 0.18, "recalling": 0.05, "written": 0.09, "speaking": 0.26}
 
 
 class BackboneTrainer:
@@ -237,13 +230,18 @@ class BackboneTrainer:
         self.loss = Loss(self.data.language, config)
         self.slopes = self.model.step1.slopes()
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        embed, head = self.model.tables()
+    def states(self, model: CodedBackbone, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, d) states of ``model`` where a target follows, and its head."""
+        embed, head = model.tables()
         allowed = branch_mask(batch["positions"], batch["branch"])
         bias = alibi_bias(batch["positions"], allowed, self.slopes)
-        hidden = self.model.step1(embeddings_BTD=F.embedding(batch["ids"], embed), bias_BHTS=bias)
+        hidden = model.step1(embeddings_BTD=F.embedding(batch["ids"], embed), bias_BHTS=bias)
+        return hidden[batch["target"] >= 0], head
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        hidden, head = self.states(self.model, batch)
         wanted = batch["target"] >= 0
-        return self.loss(hidden[wanted], head, batch["target"][wanted], batch["legal"][wanted])
+        return self.loss(hidden, head, batch["target"][wanted], batch["legal"][wanted])
 
     def stage(self, name: str, shares: dict[str, float], loop: LoopConfig) -> None:
         def losses(step: int, rng: np.random.Generator) -> dict[str, Tensor]:

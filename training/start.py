@@ -5,7 +5,7 @@ head, no decoder of the semantic tokenizer. :func:`unpack` lays its weights out 
 stages; a stage that finds one takes it up (``fit``, ``start``) and grows what is missing anew.
 
     python -m training.start models/nano work/nano             # every part may be trained on
-    python -m training.start models/nano work/nano linguistic  # but this one is finished
+    python -m training.start models/nano work/nano linguistic,flow  # but these are finished
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training import linguistic, semantic
+from training.backbone import BackboneTraining, CodedBackbone
 from training.loop import save
+from training.sequences import Language
 
-PRODUCT = {"linguistic": "linguistic", "flow": "flow", "wave": "wave-supervised"}
-"""Part → the stage whose product it is. The backbone's rows are folded: it cannot be taken for finished."""
+PRODUCT = {"linguistic": "linguistic", "backbone": "sft1", "flow": "flow", "wave": "wave-supervised"}
+"""Part → the stage whose product it is."""
 
 
 def unpack(bundle: Path, folder: Path, finished: Sequence[str] = ()) -> None:
@@ -36,7 +38,7 @@ def unpack(bundle: Path, folder: Path, finished: Sequence[str] = ()) -> None:
     """
     unknown = [name for name in finished if name not in PRODUCT]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)} cannot be taken for finished: linguistic, flow and wave can")
+        raise ValueError(f"{', '.join(unknown)} cannot be taken for finished: {', '.join(PRODUCT)} can")
     (folder / "start").mkdir(parents=True, exist_ok=True)
     (folder / "text.model").write_bytes((bundle / "text.model").read_bytes())
     parts = {
@@ -48,8 +50,14 @@ def unpack(bundle: Path, folder: Path, finished: Sequence[str] = ()) -> None:
     for name, weights in parts.items():
         save(folder / "start" / f"{name}.pt", weights)
     for name in finished:
-        whole: dict[str, Tensor] = linguistic.Listener().state_dict() if name == "linguistic" else {}
-        save(folder / f"{PRODUCT[name]}.pt", whole | parts[name])
+        whole = parts[name]
+        if name == "linguistic":
+            whole = linguistic.Listener().state_dict() | whole
+        elif name == "backbone":
+            model = CodedBackbone(Language(folder / "text.model"), BackboneTraining(), listener["centroids"])
+            model.unfold(whole)
+            whole = model.state_dict()
+        save(folder / f"{PRODUCT[name]}.pt", whole)
     autoencoder = semantic.SemanticAutoencoder()
     autoencoder.encoder.load_state_dict(floats(bundle / "semantic.safetensors"))
     save(folder / "semantic.pt", autoencoder.state_dict())

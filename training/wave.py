@@ -1,4 +1,4 @@
-"""Stage 7: the wave head, taught by the teacher's own parts.
+"""Stage 8: the wave head, taught by the teacher's own parts.
 
 hibari exposes what it sums: a filtered pulse train and two noises, with the F0 and phase of the pulses. So
 the harmonic filter is regressed on the harmonic sound alone, with the teacher's pulses as source, the noise

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.backbone import BackboneTraining, CodedBackbone
-from training.export import linguistic_tensors
+from training.export import backbone_tensors, linguistic_tensors
 from training.linguistic import Listener
 from training.loop import LoopConfig, fit, starting_point, weights_of
 from training.sequences import Language
@@ -61,8 +61,16 @@ def test_finished_parts_are_the_products_of_their_stages(tmp_path):
     assert weights_of(tmp_path, "flow").keys() == starting_point(tmp_path, "flow").keys()
     with pytest.raises(FileNotFoundError):
         weights_of(tmp_path, "wave-supervised")
-    with pytest.raises(ValueError, match="backbone cannot be taken for finished"):
-        unpack(NANO, tmp_path, finished=("backbone",))
+    with pytest.raises(ValueError, match="semantic cannot be taken for finished"):
+        unpack(NANO, tmp_path, finished=("semantic",))
+
+
+def test_a_finished_backbone_is_sft1s_product_and_folds_to_itself(tmp_path):
+    unpack(NANO, tmp_path, finished=("linguistic", "backbone"))
+    folded, start = backbone_tensors(tmp_path, BackboneTraining()), starting_point(tmp_path, "backbone")
+    assert folded.keys() == start.keys()
+    for name, value in start.items():
+        torch.testing.assert_close(folded[name], value, rtol=0, atol=0)
 
 
 def test_a_stage_starts_there_unless_it_is_under_way(tmp_path):

@@ -76,11 +76,11 @@ stage tokens/questions-8.npz tokens                      #  60  answers once, qu
 # ---- Backbone: pre-training, then SFT-1 ------------------------------------------------------------------
 
 stage sft1.pt backbone                                   # 190
-stage refusal.pt refusal                                 #  20  (measured) what cannot be understood is not known
 # Later stages have their place here (docs/training.md):
 #   stage dpo.pt dpo         masked DPO from sft1: audio positions are no part of the loss
 #   stage sft2.pt sft2       a second, short SFT on chosen spoken answers
-#   stage merged.pt merge    (5 · SFT1 + 5 · SFT2 + 1 · DPO) / 11, and the export reads merged.pt
+#   stage merged.pt merge    (5 · SFT1 + 5 · SFT2 + 1 · DPO) / 11, and the refusal reads merged.pt
+stage refusal.pt refusal                                 #  12  what cannot be understood is not known (measured)
 
 # ---- Vocoder: tokens to mel, mel to sound ----------------------------------------------------------------
 

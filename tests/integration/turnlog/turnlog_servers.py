@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -105,9 +106,10 @@ class Server:
             self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP, until ``go_on``."""
+        """SIGSTOP, until ``go_on``. Returns when the server stands still, and not while it still answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
         assert self._process is not None

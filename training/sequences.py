@@ -170,7 +170,7 @@ def neighbours(centroids: NDArray[np.float32], count: int = 64) -> Ints:
 def pieces(groups: Ints, rng: np.random.Generator) -> list[Ints]:
     """Two or three groups each, a quarter or a third of a second; the last may have one.
 
-    Single groups are what ``evaluation.shuffled`` mixes; nothing is taught about these.
+    ``evaluation.shuffled`` mixes single groups: that is never taught.
     """
     cuts = np.cumsum(rng.integers(2, 4, len(groups)))
     return np.split(groups, cuts[cuts < len(groups)])

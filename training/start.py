@@ -28,7 +28,8 @@ PRODUCT = {"linguistic": "linguistic", "backbone": "sft1", "flow": "flow", "wave
 
 def unpack(bundle: Path, folder: Path, finished: Sequence[str] = ()) -> None:
     """Weights of ``bundle`` as float32 starting points under ``folder/start``; those of ``finished`` parts
-    also as their stage's product, so that it is not trained on.
+    also as their stage's product, so that it is not trained on. A finished backbone is what SFT-1 leaves; the
+    refusal still follows it.
 
     The vocabulary and the semantic encoder are taken over as they are, finished: every code and every text id
     of the other parts depends on them. What only training needs is not in a bundle and stays random: the

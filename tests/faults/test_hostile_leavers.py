@@ -1,13 +1,16 @@
 """Callers who come and go: thousands of sessions opened and abandoned leave nothing behind."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
 from aqaa.v1 import orchestrator_pb2 as pb
+from aqaa.v1 import orchestrator_pb2_grpc
 from aqaa.v1.audio_pb2 import QuestionAudio
 from aqaa.v1.tokens_pb2 import StartMode
 from tests.faults.hostile_cases import Front, Refusal, conversing, orchestrator, refused, run, turn_log, until
@@ -86,15 +89,24 @@ async def _no_keys(front: Front) -> bool:
 TEXT = StartMode.START_MODE_TEXT
 
 LONG = Plan(segments=((4, 1000),))
-"""Sound of 2 minutes, 5.8 MB: more than a connection and ``outbox`` hold for a caller who does not read."""
+"""Sound of 2 minutes, 5.8 MB: more than ``narrow`` and ``outbox`` hold for a caller who does not read."""
+
+
+@asynccontextmanager
+async def narrow(front: Front) -> AsyncIterator[Any]:
+    """A stub whose connection takes 64 KiB of a call that nobody reads, however much the kernel would."""
+    options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 2**16))
+    async with grpc.aio.insecure_channel(front.address, options) as channel:
+        yield orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
 
 
 def test_a_caller_who_reads_nothing_loses_its_place(url):
     stages = StubStages(slots=1, plan=LONG)
 
     async def scene():
-        async with orchestrator(url, stages, lookahead_seconds=600, outbox=1) as front:
-            call = front.stub.Ask(asking(), metadata=metadata())
+        flags = {"lookahead_seconds": 600, "outbox": 1}
+        async with orchestrator(url, stages, **flags) as front, narrow(front) as stub:
+            call = stub.Ask(asking(), metadata=metadata())
             assert (await call.read()).event.HasField("opened")
             await until(lambda: _written(front), 3 * PATIENCE)
             await until(lambda: _places(front, 0))  # nothing but its caller keeps the turn now
@@ -113,8 +125,8 @@ def test_a_caller_who_reads_nothing_is_told_to_resume(url):
 
     async def scene():
         given = {"lookahead_seconds": 600, "outbox": 1, "unread_seconds": 0.5, "resume_seconds": 60}
-        async with orchestrator(url, stages, **given) as front:
-            call = front.stub.Ask(asking(), metadata=metadata())
+        async with orchestrator(url, stages, **given) as front, narrow(front) as stub:
+            call = stub.Ask(asking(), metadata=metadata())
             told = await hear(call, until="opened")
             await until(lambda: _written(front), 3 * PATIENCE)
             await until(lambda: _let_go(front))  # though its call is open

@@ -261,12 +261,20 @@ async def promoted_behind(tmp_path, *, reads: bool):
                 await answer.append(text(str(i)))
             if reader is not None:
                 assert await texts(reader, 4) == list("0123")
-                reading.following._tasks[0].cancel()  # it does not look before the test says so
+                await stand_still(reader)
             nodes[0].kill()
             nodes[3].go_on()
             assert replicated(nodes[3], live.turn.stream(Stream.ANSWER)) == 1
             await settled(lambda: nodes[3].ask("CLUSTER", "FAILOVER", "TAKEOVER") == b"+OK\r\n")
             yield answer, reader, later
+
+
+async def stand_still(reader) -> None:
+    """It does not look before ``look``: nor does a look that is under way, and is asked again elsewhere."""
+    following = reader._following
+    drain = following._tasks[0]
+    drain.cancel()
+    await asyncio.wait([drain, *following._reading.values()])
 
 
 def look(reader) -> None:

@@ -28,14 +28,20 @@ NEVER = -1e9
 
 @dataclass(frozen=True)
 class RefusalTraining:
-    """``keeping`` weighs the divergence from the model before against the likelihood of the refusal."""
+    """``keeping`` weighs the divergence from the model before against the likelihood of the refusal.
 
-    keeping: float = 5.0
-    tokens: int = 2048  # positions of what is refused in a step, and as many of what is not
+    ``greetings`` is the share of small talk in what is to stay as it was, beside the work of SFT-1: of all
+    that can be understood it is the likeliest to be refused.
+    """
+
+    keeping: float = 15.0
+    draws: int = 3  # batches in a step of what is to stay as it was, each of one kind of work
+    greetings: float = 0.25
+    tokens: int = 2048  # positions of a batch
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=240,
-            lr=1.5e-4,
+            lr=1e-4,
             warmup=20,
             final=0.03,
             weight_decay=0.0,
@@ -66,6 +72,9 @@ class RefusalTrainer:
         self.model = self.trainer.model
         self.model.load_state_dict(weights_of(folder, "sft1"))
         self.before = copy.deepcopy(self.model).requires_grad_(False)
+        rest = 1 - config.greetings
+        self.understood = {name: rest * share for name, share in TUNING.items()}
+        self.understood["greetings"] = config.greetings
 
     def predicted(self, model: CodedBackbone, batch: dict[str, Tensor]) -> Predicted:
         loss = self.trainer.loss
@@ -81,16 +90,20 @@ class RefusalTrainer:
 
     def losses(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         data = self.trainer.data
-        batches = data.garbled(rng), data.draw(TUNING, rng)
-        refused, understood = (self.predicted(self.model, batch) for batch in batches)
-        with torch.no_grad():
-            refused_before, before = (self.predicted(self.before, batch) for batch in batches)
+        refused, refused_before = self.both(data.garbled(rng))
         text = refused.text
         unknown = -refused.low[text].gather(1, refused.target[text, None]).mean()
         spoken = divergence(refused, refused_before, ~text)
-        kept = divergence(understood, before, torch.ones_like(understood.text))
+        pairs = (self.both(data.draw(self.understood, rng)) for _ in range(self.config.draws))
+        kept = torch.stack([divergence(now, then, torch.ones_like(now.text)) for now, then in pairs]).mean()
         total = unknown + self.config.keeping * (kept + spoken)
         return {"total": total, "unknown": unknown, "spoken": spoken, "kept": kept}
+
+    def both(self, batch: dict[str, Tensor]) -> tuple[Predicted, Predicted]:
+        """What the model says of a batch, and what it said before."""
+        with torch.no_grad():
+            then = self.predicted(self.before, batch)
+        return self.predicted(self.model, batch), then
 
     def run(self) -> CodedBackbone:
         fit("refusal", self.model, self.losses, self.config.loop, self.folder)

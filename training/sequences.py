@@ -27,7 +27,7 @@ from training.tokens import STYLES, GroupTable
 Ints = NDArray[np.int64]
 TEMPLATE = PromptTemplate("<s>", "<|BOT|>", "<|EOT|>", content_prefix=True)
 SHORT = 10
-"""Groups below which a question's pieces may well lie in an order that can be understood."""
+"""Groups below which a question, whatever the order of its pieces, may well be understood."""
 CAPS = Caps(groups_base=40, groups_per_text=6.0, segments=3, text=64, tokens=900)
 
 
@@ -204,11 +204,11 @@ class Questions:
 
     def disordered(self, row: int, rng: np.random.Generator) -> Ints:
         """The question of one tokenisation out of order, its codes spoilt: backwards, or its pieces mixed,
-        or some of them among pieces of other questions."""
+        or some of them among pieces of other questions. Of ``SHORT`` groups or more."""
         groups, way = self.table[row], rng.random()
         if way < 0.2:
             groups = groups[::-1]
-        elif way < 0.6 and len(groups) >= SHORT:
+        elif way < 0.6:
             groups = mixed(pieces(groups, rng), rng)
         else:
             others = [self.table[int(rng.integers(len(self.table)))] for _ in range(3)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aqaa.tokens.classes import TokenClass
-from training.backbone import BackboneTraining, CodedBackbone
+from training.backbone import TUNING, BackboneTraining, CodedBackbone
 from training.refusal import RefusalTrainer, RefusalTraining, divergence
 from training.sequences import Language
 
@@ -73,7 +73,7 @@ def test_divergence_is_the_mean_over_what_is_asked_for(trainer):
             parameter.add_(0.05 * torch.randn_like(parameter))
     now = trainer.predicted(trainer.model, batch)
     each = [
-        float((b[row].exp() * (b[row] - a[row])).sum())
+        float((b[row].exp() * (b[row] - a[row])).sum().detach())
         for a, b, rows in (
             (now.low, then.low, torch.nonzero(~now.text)[:, 0]),
             (now.sound, then.sound, range(len(now.sound))),
@@ -81,3 +81,9 @@ def test_divergence_is_the_mean_over_what_is_asked_for(trainer):
         for row in rows
     ]
     assert divergence(now, then, ~now.text).item() == pytest.approx(np.mean(each), rel=1e-3)
+
+
+def test_what_stays_is_the_work_of_sft1_and_some_small_talk(trainer):
+    assert sum(trainer.understood.values()) == pytest.approx(1)
+    assert trainer.understood.pop("greetings") == trainer.config.greetings
+    assert trainer.understood.keys() == TUNING.keys()

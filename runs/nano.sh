@@ -80,7 +80,7 @@ stage sft1.pt backbone                                   # 190
 #   stage dpo.pt dpo         masked DPO from sft1: audio positions are no part of the loss
 #   stage sft2.pt sft2       a second, short SFT on chosen spoken answers
 #   stage merged.pt merge    (5 · SFT1 + 5 · SFT2 + 1 · DPO) / 11, and the refusal reads merged.pt
-stage refusal.pt refusal                                 #  12  what cannot be understood is not known (measured)
+stage refusal.pt refusal                                 #  23  what cannot be understood is not known (measured)
 
 # ---- Vocoder: tokens to mel, mel to sound ----------------------------------------------------------------
 

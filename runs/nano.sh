@@ -71,7 +71,8 @@ case ",${FINISHED:-}," in
   *) "$python" -m training.cutups "$work" 12000 ;;         #   4
 esac
 stage semantic.pt semantic                               #  27
-stage tokens/questions-8.npz tokens                      #  60  answers once, questions twice, Kokoro nine times, vocabulary
+echo "== tokens (those that are missing)"
+"$python" -m training.tokens "$work"                     #  60  answers once, questions twice, Kokoro nine times, vocabulary
 
 # ---- Backbone: pre-training, then SFT-1 ------------------------------------------------------------------
 

@@ -165,19 +165,24 @@ class Loss:
         self.class_of = class_of
         self.neighbours = one_level_apart()
 
+    def logits(self, hidden_ND: Tensor, head: Tensor, legal_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) where only a semantic code can follow; (N - S, ids below those) elsewhere, (S, 4096) there."""
+        sound = legal_N == self.semantic_only
+        low, codes = head[: self.low], head[self.low : self.low + 4096]
+        return sound, (hidden_ND[~sound] @ low.T).float(), (hidden_ND[sound] @ codes.T).float()
+
     def __call__(
         self, hidden_ND: Tensor, head: Tensor, target_N: Tensor, legal_N: Tensor
     ) -> dict[str, Tensor]:
         c = self.config
-        sound = legal_N == self.semantic_only
-        logits = hidden_ND[sound] @ head[self.low : self.low + 4096].T
-        log_probs = logits.float().log_softmax(-1)
+        sound, low, codes = self.logits(hidden_ND, head, legal_N)
+        log_probs = codes.log_softmax(-1)
         code = target_N[sound] - self.low
         exact = -log_probs.gather(1, code[:, None])[:, 0]
         near = -log_probs.gather(1, self.neighbours[code]).mean(1)
         semantic = ((1 - c.smoothing) * exact + c.smoothing * near).mean()
 
-        low, goal, legal = (hidden_ND[~sound] @ head[: self.low].T).float(), target_N[~sound], legal_N[~sound]
+        goal, legal = target_N[~sound], legal_N[~sound]
         scores = []
         for token_class in TokenClass:
             if token_class is TokenClass.SEMANTIC:

@@ -31,11 +31,11 @@ from training.tokens import GroupTable
 
 LEVELS = (8, 8, 8, 8)
 PADDING = 9  # the branch that nothing sees but itself
-OFTEN = {"calendar": 3, "count": 2, "small talk": 2, "opposite": 2}
+SMALL_TALK = "small talk"
+OFTEN = {"calendar": 3, "count": 2, SMALL_TALK: 2, "opposite": 2}
 """How often a recorded question of these kinds is drawn: what nano gets wrong although it heard it."""
-GREETING = "small talk"
 FACTS = {"arithmetic": 40, "calendar": 20, "count": 12, "opposite": 8, "capital": 4, "color": 4, "style": 6,
-         "unknown": 4, "small talk": 2}  # fmt: skip
+         "unknown": 4, SMALL_TALK: 2}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class Batches:
         rows = np.repeat(np.arange(len(self.spoken)), often)
         mixed = np.random.default_rng(1).uniform(0, 2, len(rows))
         self.by_answer = rows[np.argsort(answer_groups[rows] + mixed, kind="stable")]
-        greets = np.array([item.kind == GREETING for item in self.items])[self.item_of]
-        self.by_greeting = self.by_length[greets[self.by_length]]
-        ordered = ~greets & (asked >= SHORT)
-        self.by_order = self.by_question[ordered[self.by_question]]  # out of order they cannot be understood
+        small_talk = np.array([item.kind == SMALL_TALK for item in self.items])[self.item_of]
+        self.rows_of_small_talk = self.by_length[small_talk[self.by_length]]
+        lost = ~small_talk & (asked >= SHORT)  # out of order they cannot be understood
+        self.rows_to_garble = self.by_question[lost[self.by_question]]
         self.unknown = (Spoken(domain()["unknown"]),)
         self.facts = training_items(config.facts, config.facts_seed, FACTS)
         self.by_fact = np.argsort([len(fact.question) for fact in self.facts], kind="stable")
@@ -130,9 +130,9 @@ class Batches:
     def turns(self, rng: np.random.Generator) -> dict[str, Tensor]:
         return self._turns(self.by_length, rng)
 
-    def greetings(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def small_talk(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Turns of small talk alone, which is short and most like what is garbled."""
-        return self._turns(self.by_greeting, rng)
+        return self._turns(self.rows_of_small_talk, rng)
 
     def _turns(self, order: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         def make(row: int) -> Sequence:
@@ -192,7 +192,7 @@ class Batches:
                 return pack(self.questions.asked(self.questions.spoilt(heard, rng)), [answer])
             return pack(self.questions.disordered(row, rng), [answer])
 
-        return self.filled(self.by_order, make, rng)
+        return self.filled(self.rows_to_garble, make, rng)
 
     def interleaved(self, rng: np.random.Generator) -> dict[str, Tensor]:
         prefix = answer_prefix(self.language)

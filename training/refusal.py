@@ -30,13 +30,13 @@ NEVER = -1e9
 class RefusalTraining:
     """``keeping`` weighs the divergence from the model before against the likelihood of the refusal.
 
-    ``greetings`` is the share of small talk in what is to stay as it was, beside the work of SFT-1: of all
+    ``small_talk`` is its share in what is to stay as it was, beside the work of SFT-1: of all
     that can be understood it is the likeliest to be refused.
     """
 
     keeping: float = 15.0
     draws: int = 3  # batches in a step of what is to stay as it was, each of one kind of work
-    greetings: float = 0.25
+    small_talk: float = 0.25
     tokens: int = 2048  # positions of a batch
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -72,20 +72,19 @@ class RefusalTrainer:
         self.model = self.trainer.model
         self.model.load_state_dict(weights_of(folder, "sft1"))
         self.before = copy.deepcopy(self.model).requires_grad_(False)
-        rest = 1 - config.greetings
+        rest = 1 - config.small_talk
         self.understood = {name: rest * share for name, share in TUNING.items()}
-        self.understood["greetings"] = config.greetings
+        self.understood["small_talk"] = config.small_talk
 
     def predicted(self, model: CodedBackbone, batch: dict[str, Tensor]) -> Predicted:
         loss = self.trainer.loss
         states, head = self.trainer.states(model, batch)
         wanted = batch["target"] >= 0
         target, legal = batch["target"][wanted], batch["legal"][wanted]
-        sound = legal == loss.semantic_only
+        sound, low, codes = loss.logits(states, head, legal)
         allowed = (legal[~sound, None] >> loss.class_of.clamp(min=0)) & 1 == 1
-        low = (states[~sound] @ head[: loss.low].T).masked_fill(~allowed | (loss.class_of < 0), NEVER)
+        low = low.masked_fill(~allowed | (loss.class_of < 0), NEVER)
         text = loss.class_of[target[~sound]] == int(TokenClass.TEXT)
-        codes = states[sound] @ head[loss.low : loss.low + 4096].T
         return Predicted(low.log_softmax(1), codes.log_softmax(1), text, target[~sound])
 
     def losses(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:

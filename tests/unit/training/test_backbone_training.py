@@ -20,7 +20,7 @@ from training.backbone import (
     Loss,
     step1_config,
 )
-from training.batches import GREETING, OFTEN, BatchConfig, collate
+from training.batches import OFTEN, SMALL_TALK, BatchConfig, collate
 from training.domain import Spoken
 from training.sequences import SHORT, Language, Sequence, pack
 from training.speech import evenness
@@ -212,7 +212,7 @@ class TestCodedBackbone:
 
 
 class TestBatches:
-    @pytest.mark.parametrize("kind", sorted({*PRETRAINING, *TUNING, "greetings"}))
+    @pytest.mark.parametrize("kind", sorted({*PRETRAINING, *TUNING, "small_talk"}))
     def test_every_kind_of_work_fills_a_batch_and_can_be_learned(self, trainer, kind):
         batch = getattr(trainer.data, kind)(np.random.default_rng(1))
         rows, size = batch["ids"].shape
@@ -247,13 +247,13 @@ class TestBatches:
 
     def test_what_is_garbled_was_a_question_that_hangs_on_its_order(self, trainer):
         data = trainer.data
-        ordered = set(data.by_order.tolist())
+        garbled = set(data.rows_to_garble.tolist())
         for row, item in enumerate(data.item_of):
-            greeting = data.items[item].kind == GREETING
-            assert (row in ordered) == (not greeting and len(data.questions.table[row]) >= SHORT)
-            assert (row in data.by_greeting) == greeting
-        assert 0 < len(ordered) < len(data.item_of)
-        assert len(data.by_greeting)
+            small_talk = data.items[item].kind == SMALL_TALK
+            assert (row in garbled) == (not small_talk and len(data.questions.table[row]) >= SHORT)
+            assert (row in data.rows_of_small_talk) == small_talk
+        assert 0 < len(garbled) < len(data.item_of)
+        assert len(data.rows_of_small_talk)
 
     def test_answers_of_rare_words_are_spoken_more_often(self, trainer):
         rows, times = np.unique(trainer.data.by_answer, return_counts=True)

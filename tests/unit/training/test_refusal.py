@@ -85,5 +85,5 @@ def test_divergence_is_the_mean_over_what_is_asked_for(trainer):
 
 def test_what_stays_is_the_work_of_sft1_and_some_small_talk(trainer):
     assert sum(trainer.understood.values()) == pytest.approx(1)
-    assert trainer.understood.pop("greetings") == trainer.config.greetings
+    assert trainer.understood.pop("small_talk") == trainer.config.small_talk
     assert trainer.understood.keys() == TUNING.keys()

@@ -15,7 +15,7 @@ import numpy as np
 
 from aqaa.audio.decode import Audio
 from aqaa.audio.resample import StreamResampler
-from aqaa.bundle import MANIFEST_NAME
+from aqaa.bundle import MANIFEST_NAME, Bundle
 from aqaa.client import AsyncClient, TurnOpened, TurnOptions
 from aqaa.client.health import Standing, standing
 from aqaa.commands.served import Hearing, Pcm, ServedAnswer
@@ -60,7 +60,8 @@ def ask(wish: Wish, progress: OnProgress) -> ServedAnswer:
     """The answer. Nothing that it has started runs any more, whatever comes of it.
 
     Raises:
-        BundleError: the stack at ``address`` holds another bundle, or there is none for a stack of our own.
+        BundleError: the stack at ``address`` holds another bundle, or there is none for a stack of our own,
+            or it cannot be used.
         Unavailable: no stack serves at ``address``.
         StackFailed: a part of our own stack has died, or was not ready in time.
         Stopped: by a signal.
@@ -133,7 +134,7 @@ async def _answer(wish: Wish, address: str, *, holding: str | None = None) -> Se
 
 
 async def _answer_of_our_own(wish: Wish, bundle: Path, progress: OnProgress) -> ServedAnswer:
-    """Starts a stack on free ports, asks it, ends it."""
+    """Starts a stack on free ports, asks it, ends it. Raises BundleError before anything is started."""
     for package in NEEDED:
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
@@ -150,6 +151,8 @@ async def _answer_of_our_own(wish: Wish, bundle: Path, progress: OnProgress) -> 
         drain_seconds=DRAIN_SECONDS,
     )
     plan = prepared(plan)
+    progress("checking the bundle", None)
+    await asyncio.to_thread(Bundle.open, bundle)
     progress("starting a stack", 0.0)
     answers: list[ServedAnswer] = []
 

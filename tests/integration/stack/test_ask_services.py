@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,21 @@ def test_a_part_that_dies_is_named_and_the_logs_stay(tmp_path):
     assert "error: llm was killed by SIGKILL while it started; the services' logs are in" in err
     (log,) = asking.temporary.glob("aqaa-ask-*.log")
     assert str(log) in err
+
+
+def test_a_bundle_that_cannot_be_used_ends_in_one_line_before_anything_starts(tmp_path):
+    bundle = Path(shutil.copytree(NANO, tmp_path / "nano"))
+    weights = bytearray((bundle / "flow.safetensors").read_bytes())
+    weights[5000] ^= 1
+    (bundle / "flow.safetensors").write_bytes(weights)
+    (bundle / "wave.safetensors").unlink()
+    asking = Asking(tmp_path, "--out", "answer.wav", "--bundle", str(bundle))
+    status, out, err = asking.ended()
+    assert (status, out) == (3, "")
+    [line] = err.splitlines()
+    assert line.startswith(f"error: bundle {bundle}: flow.safetensors: SHA-256 is ")
+    assert "; wave.safetensors: not found, expected " in line
+    assert list(asking.temporary.iterdir()) == []
 
 
 def test_killed_itself_it_leaves_nothing_running(tmp_path):
